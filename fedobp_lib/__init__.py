@@ -1,0 +1,15 @@
+"""Reproduction kit for *FedOBP: Federated Optimal Brain Personalization*.
+
+    from fedobp_lib import RunConfig, run
+    result = run(RunConfig(method="fedobp", dataset="digits"))
+    result.history, result.plot()
+"""
+
+from .config import RunConfig
+from .errors import UserError
+from .methods import Method, register
+from .runs import RunResult, run
+from .sweeps import grid, run_all
+
+__version__ = "0.1.0"
+__all__ = ["Method", "RunConfig", "RunResult", "UserError", "grid", "register", "run", "run_all"]

@@ -1,0 +1,250 @@
+"""The `fedobp` command. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from .errors import UserError
+
+RUN_FIELDS = {
+    "method": "method to run; see `fedobp methods`",
+    "dataset": "data set; see `fedobp data list`",
+    "model": "avgcnn or resnet18",
+    "alpha": "concentration of the Dirichlet split",
+    "clients": "number of clients",
+    "participation": "share of the clients in each round",
+    "rounds": "communication rounds",
+    "local_epochs": "passes over its data a client makes in a round",
+    "batch_size": "samples in a step",
+    "lr": "learning rate",
+    "momentum": "momentum of SGD (default: the protocol's)",
+    "seed": "seed of weights, cohorts, batches and, by default, the partition",
+    "protocol": "released (what the authors ran) or text (what the paper says)",
+    "test_share": "share of each client's data used for testing",
+    "min_samples": "smallest number of samples of a client",
+    "pixels": "benchmark or data: where the pixel mean and std come from",
+    "partition": "partition file (.npz) to use instead of a draw",
+    "partition_seed": "seed of the Dirichlet draw (default: --seed)",
+    "eval_every": "test all clients every so many rounds (default: a quarter of them)",
+    "eval_after": "final, always or never: test all clients after fine-tuning too",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str):
+        print(f"fedobp: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 (failed), 2 (bad input), 130 (Ctrl-C)."""
+    try:
+        options = build_parser().parse_args(arguments)
+        return options.action(options) or 0
+    except UserError as error:
+        print(f"fedobp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fedobp: stopped; finished runs are kept, the same command continues",
+              file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="fedobp",
+        description="Reproduction kit for FedOBP: Federated Optimal Brain Personalization.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    run = commands.add_parser("run", help="one run of one method")
+    _add_run_options(run)
+    run.set_defaults(action=_run)
+
+    reproduce = commands.add_parser("reproduce", help="execute the notebooks, draw the figures")
+    reproduce.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks")
+    reproduce.add_argument("--datasets", nargs="+", metavar="NAME")
+    reproduce.add_argument("--alphas", nargs="+", type=float, metavar="A")
+    reproduce.add_argument("--methods", nargs="+", metavar="NAME")
+    reproduce.add_argument("--seeds", nargs="+", type=int, metavar="S", help="the seeds to run")
+    reproduce.add_argument("--rounds", type=int)
+    reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    reproduce.set_defaults(action=_reproduce)
+
+    data = commands.add_parser("data", help="list and fetch data sets")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    listing = data_commands.add_parser("list", help="the data sets and which are here")
+    listing.set_defaults(action=_data_list)
+    fetch = data_commands.add_parser("fetch", help="download data sets")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("--force", action="store_true", help="also if the file is there")
+    fetch.set_defaults(action=_data_fetch)
+
+    methods = commands.add_parser("methods", help="the methods and their settings")
+    methods.set_defaults(action=_methods)
+
+    runs = commands.add_parser("runs", help="look at runs on disk")
+    run_commands = runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    runs_list = run_commands.add_parser("list", help="all runs")
+    runs_list.set_defaults(action=_runs_list)
+    show = run_commands.add_parser("show", help="one run")
+    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
+    show.set_defaults(action=_runs_show)
+    for command in (run, runs_list, show):
+        command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    from .config import RunConfig
+
+    known = {f.name: f for f in fields(RunConfig)}
+    for name, text in RUN_FIELDS.items():
+        kind = str(known[name].type)
+        parse = {"int": int, "flo": float}.get(kind[:3], str)
+        default = known[name].default
+        text += "" if default is None else f" (default: {default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
+    parser.add_argument("--pretrained", action="store_true", help="ImageNet weights (resnet18)")
+    parser.add_argument("--quantile", type=float, help="FedOBP's q (default: the paper's Table 5)")
+    parser.add_argument("--score", help="FedOBP's score: obp (default), gradient or fisher")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters of the method; see `fedobp methods`",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .config import RunConfig
+    from .runs import run
+
+    settings = {}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set takes NAME=VALUE, got {text!r}")
+        settings[name] = value
+    for name in ("quantile", "score"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
+    values = {name: getattr(options, name) for name in (*RUN_FIELDS, "pretrained")}
+    result = run(
+        RunConfig(**values, settings=settings),
+        device=options.device,
+        directory=options.runs_dir,
+        progress=True,
+    )
+    if options.json:
+        print(json.dumps(_json(result)))
+    else:
+        _print_run(result)
+
+
+def _json(result) -> dict:
+    from . import paths
+
+    keys = ("method", "dataset", "rounds", "seconds_total", "seconds_per_round",
+            "seconds_evaluation", "final", "personalized_parameters")  # fmt: skip
+    return {
+        "run_id": result.run_id,
+        "directory": paths.shown(result.directory),
+        **{key: result.summary[key] for key in keys},
+    }
+
+
+def _print_run(result) -> None:
+    from . import paths
+
+    summary, config = result.summary, result.config
+    made = summary["provenance"]
+    print(f"{config.method} on {config.dataset}, alpha {config.alpha}, {config.clients} clients, "
+          f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}")
+    print("accuracy over all clients, last round   pooled   mean over clients")
+    for stage, numbers in summary["final"].items():
+        print(f"  {stage + ' local training':<38}{numbers['pooled']:6.2f} %"
+              f"{numbers['client_mean']:12.2f} %")
+    print(f"personalized parameters per client: {summary['personalized_parameters']:,.1f} "
+          f"of {summary['parameters']:,}")
+    print(f"time: {summary['seconds_total']:.1f} s ({summary['seconds_per_round']:.3f} s a round, "
+          f"{summary['seconds_evaluation']:.1f} s evaluation) on {made['device']}")
+    print(f"files: {paths.shown(result.directory)}/")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from papermill import PapermillExecutionError
+
+    from .reproduce import reproduce
+
+    try:
+        reproduce(
+            options.preset,
+            options.only,
+            options.device,
+            datasets=options.datasets,
+            alphas=options.alphas,
+            methods=options.methods,
+            seeds=options.seeds,
+            rounds=options.rounds,
+        )
+    except PapermillExecutionError as error:
+        print(f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
+              "the notebook in executed/ shows where", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _data_list(options: argparse.Namespace) -> None:
+    from .datasets import listing
+
+    print(listing().to_string(index=False))
+
+
+def _data_fetch(options: argparse.Namespace) -> None:
+    from . import paths
+    from .datasets import fetch
+
+    for name in options.names:
+        print(paths.shown(fetch(name, force=options.force)))
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from .methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:<16}{method.title}: {method.source}")
+        for setting in fields(method.Settings):
+            print(f"{'':<18}{setting.name} = {setting.default!r}")
+
+
+def _runs_list(options: argparse.Namespace) -> None:
+    from .runs import list_runs
+
+    frame = list_runs(options.runs_dir)
+    if frame.empty:
+        print("no runs yet", file=sys.stderr)
+    else:
+        print(frame.to_string(index=False, float_format="%.2f", na_rep="-"))
+
+
+def _runs_show(options: argparse.Namespace) -> None:
+    from .runs import find_run
+
+    result = find_run(options.run, options.runs_dir)
+    _print_run(result)
+    print(json.dumps(result.summary["provenance"], indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Mistakes of the user, told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Input that cannot be used; the message is one line that says what to do.
+
+    The command line prints the message and exits with code 2; from Python it is an
+    ordinary `ValueError`.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not registered, with the nearest known name."""
+    known = sorted(known)
+    near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,176 @@
+"""What a method is: four small hooks around local training, on rows of flat parameters.
+
+A round, as the simulation runs it:
+
+    start, personal = method.start(cohort)            # what each client begins with
+    trained = method.train(start, cohort, round_)     # its local training
+    method.finish(cohort, start, trained)             # what server and clients keep
+
+`start` and `train` change nothing, so any client's model can be looked at or fine-tuned at any
+time; all that a method remembers changes in `finish` and lives in `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..clients import TRAIN, ClientData
+from ..errors import UserError, unknown
+from ..parameters import ParameterLayout
+from ..training import LoopTrainer
+
+
+@dataclass(frozen=True)
+class Federation:
+    """All that a method may use.
+
+    Attributes:
+        initial: (size,) the server's model before the first round.
+        layout: the columns of a row.
+        data: the clients' data; `data.train_counts` are the aggregation weights.
+        trainer: trains rows.
+        quantile_rule: the protocol's quantile rule.
+        quantile: Table 5's quantile for this data set and alpha, else 0.9995.
+    """
+
+    initial: Tensor
+    layout: ParameterLayout
+    data: ClientData
+    trainer: LoopTrainer
+    quantile_rule: str = "linear"
+    quantile: float = 0.9995
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """A method without hyperparameters of its own."""
+
+
+class Method:
+    """FedAvg's behaviour; a method overrides the hooks in which it differs.
+
+    Class attributes:
+        name: the name used everywhere, set by `@register`.
+        title: as printed in tables.
+        source: the paper that defines the method.
+        Settings: dataclass of the method's hyperparameters.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    Settings: ClassVar[type] = NoSettings
+
+    def __init__(self, federation: Federation, settings: Any = None) -> None:
+        self.federation = federation
+        self.settings = settings if settings is not None else self.Settings()
+        self.state: dict[str, Tensor] = {"global": federation.initial.clone()}
+
+    @property
+    def global_params(self) -> Tensor:
+        """The server's model (size,)."""
+        return self.state["global"]
+
+    def bank(self) -> Tensor:
+        """A row for every client (clients, size), each the initial model."""
+        return self.federation.initial.repeat(self.federation.data.clients, 1)
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The model each client begins a round with, and which of its parameters are personal.
+
+        Args:
+            clients: int64 (K,).
+
+        Returns:
+            rows (K, size), and a bool mask that broadcasts to (K, P), or None if nothing is
+            personal.
+        """
+        return self.global_params.expand(len(clients), -1), None
+
+    def train(self, start: Tensor, clients: Tensor, round_: int, purpose: int = TRAIN) -> Tensor:
+        """The rows after local training (K, size)."""
+        return self.federation.trainer.fit(start, clients.tolist(), round_, purpose)
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        """Keep what server and clients keep after a round."""
+        self.state["global"] = self.average(clients, trained)
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """Mean of rows weighted by the clients' training samples (paper, Eq. 2): (size,).
+
+        Eq. 11 divides once more by the number of clients; that would shrink the weights
+        round by round and is taken for a slip.
+        """
+        weights = self.federation.data.train_counts[clients].to(rows.dtype)
+        return (weights / weights.sum()) @ rows
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(name: str):
+    """Class decorator: make a method known under `name`."""
+
+    def add(cls: type[Method]) -> type[Method]:
+        cls.name = name
+        METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def find_method(name: str) -> type[Method]:
+    """The class registered under a name.
+
+    Raises:
+        UserError: no such method; the message names the nearest one.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def make_settings(method: type[Method], values: Mapping[str, Any]) -> Any:
+    """Build the method's settings; text (from the command line) becomes the declared type.
+
+    Raises:
+        UserError: unknown setting, or a value of the wrong type.
+    """
+    known = {f.name: f for f in fields(method.Settings)}
+    parsed = {}
+    for name, value in values.items():
+        if name not in known:
+            if not known:
+                raise UserError(f"{method.name!r} has no setting {name!r}; it has none at all")
+            raise unknown(f"setting of {method.name!r}", name, known)
+        parsed[name] = _parse(name, value, str(known[name].type))
+    return method.Settings(**parsed)
+
+
+def _parse(name: str, value: Any, kind: str) -> Any:
+    if value is None and "None" in kind:
+        return None
+    try:
+        if kind.startswith("bool"):
+            if str(value).lower() not in ("true", "false", "1", "0"):
+                raise ValueError
+            return str(value).lower() in ("true", "1")
+        for prefix, make in (("float", float), ("int", int), ("str", str)):
+            if kind.startswith(prefix):
+                return make(value)
+    except (TypeError, ValueError):
+        raise UserError(f"setting {name!r} must be of type {kind}, got {value!r}") from None
+    return value
+
+
+def column_mask(layout: ParameterLayout, *layers: str, device: torch.device) -> Tensor:
+    """Bool (P,): true in the columns of the named layers."""
+    mask = torch.zeros(layout.parameters, dtype=torch.bool, device=device)
+    for layer in layers:
+        mask[layout.layers[layer]] = True
+    return mask

@@ -1,0 +1,27 @@
+"""Local-Only: every client trains its own model whenever it is selected; nothing is shared."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Federation, Method, register
+
+
+@register("local-only")
+class LocalOnly(Method):
+    """A client starts from its own last model, at first from the common initial one."""
+
+    title = "Local-Only"
+    source = "baseline of the FedOBP paper, Section 4.1"
+
+    def __init__(self, federation: Federation, settings=None) -> None:
+        super().__init__(federation, settings)
+        self.state["local"] = self.bank()
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
+        everything = torch.ones(1, dtype=torch.bool, device=clients.device)
+        return self.state["local"][clients], everything
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        self.state["local"][clients] = trained

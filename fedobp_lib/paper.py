@@ -1,0 +1,54 @@
+"""The published numbers, as data: Tables 1, 5, 6, 7 and 8 of the paper."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+DEFAULT_QUANTILE = 0.9995
+
+# The paper's names of methods, as the kit calls them.
+METHOD_NAMES = {
+    "Local-Only": "local-only",
+    "FedAvg": "fedavg",
+    "FedPer": "fedper",
+    "APFL": "apfl",
+    "LG-FedAvg": "lg-fedavg",
+    "FedRep": "fedrep",
+    "pFedFDA": "pfedfda",
+    "FLUTE": "flute",
+    "FedDPA": "feddpa",
+    "FLOCO": "floco",
+    "FedALA": "fedala",
+    "FedSelect": "fedselect",
+    "FedOBP": "fedobp",
+}
+
+
+@cache
+def _read(name: str) -> pd.DataFrame:
+    with (files(__package__) / "published" / f"{name}.csv").open() as file:
+        return pd.read_csv(file)
+
+
+def published_accuracy() -> pd.DataFrame:
+    """Tables 1 and 6: table, dataset, alpha, method, accuracy_mean_percent, accuracy_std_percent.
+
+    `method` has the kit's names.
+    """
+    table = _read("accuracy_tables_1_and_6")
+    return table.assign(method=table["method"].map(METHOD_NAMES))
+
+
+def published_quantiles() -> pd.DataFrame:
+    """Table 5: dataset, alpha, quantile, personalized_parameters."""
+    return _read("quantiles_table_5").copy()
+
+
+def table5_quantile(dataset: str, alpha: float) -> float:
+    """FedOBP's quantile for a data set and alpha: Table 5's, else `DEFAULT_QUANTILE`."""
+    table = _read("quantiles_table_5")
+    found = table[(table["dataset"] == dataset) & (table["alpha"] == alpha)]["quantile"]
+    return float(found.iloc[0]) if len(found) else DEFAULT_QUANTILE

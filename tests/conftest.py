@@ -1,0 +1,45 @@
+"""Every test works in a folder of its own; two threads, as results depend on their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from fedobp_lib.clients import ClientData
+from fedobp_lib.models import build_model
+from fedobp_lib.parameters import ParameterLayout
+from fedobp_lib.partition import dirichlet_partition
+from fedobp_lib.training import LocalSettings, LoopTrainer
+
+torch.set_num_threads(2)
+settings.register_profile("kit", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("kit")
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Runs and figures of a test go nowhere else."""
+    monkeypatch.setenv("FEDOBP_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FEDOBP_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("FEDOBP_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def small_data() -> ClientData:
+    """Four clients with 28x28 images of three classes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (120, 28, 28, 1), dtype=np.uint8)
+    labels = rng.integers(0, 3, 120)
+    partition = dirichlet_partition(labels, 4, 1.0, seed=1)
+    mean, std = np.array([0.4], np.float32), np.array([0.3], np.float32)
+    return ClientData(images, labels, partition, mean, std, 3, torch.device("cpu"), seed=5)
+
+
+@pytest.fixture
+def small_trainer(small_data) -> LoopTrainer:
+    """A loop trainer over `small_data` with AvgCNN."""
+    model = build_model("avgcnn", (28, 28, 1), 3, seed=0)
+    layout = ParameterLayout.of(model)
+    return LoopTrainer(model, layout, small_data, LocalSettings(epochs=2, batch_size=8))
