@@ -54,14 +54,14 @@ class RunConfig:
         batch_size: samples in a step.
         lr: learning rate of SGD.
         momentum: of SGD, starting anew each round; None: the protocol's.
-        seed: of initial weights, cohorts and batch orders.
+        seed: of initial weights, cohorts and batch orders, not of the split.
         protocol: `released` (what the authors ran) or `text` (what the paper says).
         test_share: share of each client's data used for testing; None: the protocol's.
         min_samples: smallest client; the Dirichlet draw is repeated until it holds.
         pixels: `benchmark` (the mean and std of the benchmark behind the paper) or `data`
             (measured on the training part); None: the protocol's.
         partition: path of a partition file to use instead of a draw.
-        partition_seed: seed of the Dirichlet draw; None: `seed`.
+        partition_seed: seed of the Dirichlet draw; the paper keeps one split throughout.
         eval_every: all clients are tested every so many rounds and after the last; None: a
             quarter of the rounds.
         eval_after: when all clients are also tested after local training (fine-tuning):
@@ -87,7 +87,7 @@ class RunConfig:
     min_samples: int = 10
     pixels: str | None = None
     partition: str | None = None
-    partition_seed: int | None = None
+    partition_seed: int = 0
     eval_every: int | None = None
     eval_after: str = "final"
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class RunConfig:
         size = SMALL_SIZE if self.dataset == "digits" else PAPER_SIZE
         if self.partition is not None:
             size = {**size, "clients": None}
-        defaults = {**size, **PROTOCOLS[self.protocol], "partition_seed": self.seed}
+        defaults = {**size, **PROTOCOLS[self.protocol]}
         defaults.pop("quantile_rule")
         filled = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         config = replace(self, **filled)

@@ -102,9 +102,11 @@ class RunResult:
 
     def plot(self):
         """Draw the accuracy over rounds; returns a matplotlib figure."""
-        from .figures import plot_run
+        from .figures import plot_history
 
-        return plot_run(self)
+        config = self.config
+        title = f"{config.method} on {config.dataset}, α = {config.alpha}, seed {config.seed}"
+        return plot_history(self.history, title)
 
 
 def run(

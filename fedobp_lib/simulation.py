@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .clients import FINE_TUNE, INIT, ClientData, sample_cohort, stream
 from .config import PROTOCOLS, RunConfig
@@ -137,6 +138,12 @@ class Simulation:
     @property
     def done(self) -> bool:
         return self.round >= self.config.rounds
+
+    def run(self, progress: bool = True) -> None:
+        """Run the rounds that are left, with a bar on standard error."""
+        left = self.config.rounds - self.round
+        for _ in tqdm(range(left), unit="round", leave=False, disable=not progress):
+            self.step()
 
     def step(self) -> None:
         """Run one communication round, with its evaluations."""

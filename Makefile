@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment of its own, .venv, made on first use.
+PYTHON ?= python3
+PRESET ?= quick
+BIN := .venv/bin
+
+.PHONY: help install reproduce test lint lab notebooks clean
+
+help:
+	@echo "make reproduce   execute all notebooks, draw all figures (PRESET=quick, smoke or paper)"
+	@echo "make test        run the tests"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make lint        check the style"
+	@echo "make notebooks   execute the notebooks in place, as they are committed"
+	@echo "make clean       remove .venv and caches; data/, runs/ and figures/ stay"
+
+install: .venv/.installed
+
+# The stamp is written last, so an installation that was cut off is taken up again.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into .venv; on Linux, PyTorch brings a few GB of CUDA libraries with it."
+	@$(PYTHON) -m venv .venv || \
+	  { echo "venv failed; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+reproduce: install
+	$(BIN)/fedobp reproduce --preset $(PRESET)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+notebooks: install
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find fedobp_lib tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
