@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .PHONY: help install reproduce test lint lab notebooks clean
 
@@ -15,14 +16,16 @@ help:
 
 install: .venv/.installed
 
-# The stamp is written last, so an installation that was cut off is taken up again.
+# The stamp is written last, so an installation that was cut off is taken up again. PyTorch, nearly
+# all of the download, comes first and shows its progress.
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing into .venv; on Linux, PyTorch brings a few GB of CUDA libraries with it."
 	@$(PYTHON) -m venv .venv || \
 	  { echo "venv failed; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) torch torchvision
+	$(PIP) --quiet -e '.[test]'
 	@touch $@
 
 reproduce: install

@@ -70,9 +70,7 @@ class PlainFedAvg:
         uploads, weights = [], []
         for client in cohort:
             indices = self.partition.train(client)
-            loader = DataLoader(
-                Subset(self.data, indices.tolist()), self.batch_size, shuffle=True
-            )
+            loader = DataLoader(Subset(self.data, indices.tolist()), self.batch_size, shuffle=True)
             self.model.load_state_dict(self.global_state)
             self.optimizer.load_state_dict(self.fresh_optimizer)
             self.model.train()

@@ -1,8 +1,8 @@
 """Reproduction kit for *FedOBP: Federated Optimal Brain Personalization*.
 
-    from fedobp_lib import RunConfig, run
-    result = run(RunConfig(method="fedobp", dataset="digits"))
-    result.history, result.plot()
+from fedobp_lib import RunConfig, run
+result = run(RunConfig(method="fedobp", dataset="digits"))
+result.history, result.plot()
 """
 
 from .config import RunConfig

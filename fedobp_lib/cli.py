@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fedobp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fedobp: stopped; finished runs are kept, the same command continues",
-              file=sys.stderr)
+        print(
+            "fedobp: stopped; finished runs are kept, the same command continues", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -169,16 +170,25 @@ def _print_run(result) -> None:
 
     summary, config = result.summary, result.config
     made = summary["provenance"]
-    print(f"{config.method} on {config.dataset}, alpha {config.alpha}, {config.clients} clients, "
-          f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}")
+    print(
+        f"{config.method} on {config.dataset}, alpha {config.alpha}, {config.clients} clients, "
+        f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}"
+    )
     print("accuracy over all clients, last round   pooled   mean over clients")
     for stage, numbers in summary["final"].items():
-        print(f"  {stage + ' local training':<38}{numbers['pooled']:6.2f} %"
-              f"{numbers['client_mean']:12.2f} %")
-    print(f"personalized parameters per client: {summary['personalized_parameters']:,.1f} "
-          f"of {summary['parameters']:,}")
-    print(f"time: {summary['seconds_total']:.1f} s ({summary['seconds_per_round']:.3f} s a round, "
-          f"{summary['seconds_evaluation']:.1f} s evaluation) on {made['device']}")
+        print(
+            f"  {stage + ' local training':<38}{numbers['pooled']:6.2f} %"
+            f"{numbers['client_mean']:12.2f} %"
+        )
+    print(
+        f"personalized parameters per client: {summary['personalized_parameters']:,.1f} "
+        f"of {summary['parameters']:,}"
+    )
+    print(
+        f"time: {summary['seconds_total']:.1f} s ({summary['seconds_per_round']:.3f} s a round, "
+        f"{summary['seconds_evaluation']:.1f} s evaluation)"
+    )
+    print(f"device: {made['device']}")
     print(f"files: {paths.shown(result.directory)}/")
 
 
@@ -199,8 +209,11 @@ def _reproduce(options: argparse.Namespace) -> int:
             rounds=options.rounds,
         )
     except PapermillExecutionError as error:
-        print(f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
-              "the notebook in executed/ shows where", file=sys.stderr)
+        print(
+            f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
+            "the notebook in executed/ shows where",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -208,7 +221,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _data_list(options: argparse.Namespace) -> None:
     from .datasets import listing
 
-    print(listing().to_string(index=False))
+    table = listing().drop(columns="title").astype(object).fillna("-")
+    print(table.to_string(index=False))
 
 
 def _data_fetch(options: argparse.Namespace) -> None:

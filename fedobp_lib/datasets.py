@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
 import shutil
+import socket
+import ssl
 import sys
 import tempfile
 import urllib.error
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,11 @@ from .errors import UserError, unknown
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 KEYS = ("images", "labels", "is_train")
+TIMEOUT = 60.0  # seconds without a word from a server
+NETWORK_ERRORS = (
+    urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError
+)  # fmt: skip
+UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 
 
 @dataclass(frozen=True)
@@ -90,15 +98,23 @@ class ImageData:
                 some) or `data` (measured on the training part).
 
         Returns:
-            Two float32 arrays (C,).
+            Two float32 arrays (C,); the deviation of a constant channel is 1.
+
+        Raises:
+            UserError: unknown kind.
         """
+        if kind not in ("benchmark", "data"):
+            raise unknown("normalization", kind, ("benchmark", "data"))
         spec = DATASETS.get(self.name)
         if kind == "benchmark" and spec is not None and spec.mean is not None:
             return np.float32(spec.mean), np.float32(spec.std)
-        counts = [
-            np.bincount(self.images[self.is_train, ..., c].ravel(), minlength=256)
-            for c in range(self.shape[2])
-        ]
+        counts = np.zeros((self.shape[2], 256), np.int64)
+        train = np.flatnonzero(self.is_train)
+        # In blocks, as bincount makes eight bytes of each pixel.
+        for start in range(0, len(train), 4096):
+            block = self.images[train[start : start + 4096]]
+            for channel, count in enumerate(counts):
+                count += np.bincount(block[..., channel].ravel(), minlength=256)
         levels = np.arange(256) / 255
         mean = np.array([np.average(levels, weights=c) for c in counts])
         square = np.array([np.average(levels**2, weights=c) for c in counts])
@@ -118,9 +134,9 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
         UserError: unknown name, no network, or a file that is not a data set.
     """
     if name == "digits":
-        return _checked(name, _read_digits(), DATASETS[name].classes, "scikit-learn's digits")
+        return _checked(name, _read_digits(), "scikit-learn's digits")
     path = _folder(directory) / f"{name}.npz"
-    if not path.is_file():
+    if not path.is_file() or Path(name).name != name:
         if name not in DATASETS:
             raise unknown("data set", name, _known(directory))
         if not fetch_missing:
@@ -135,8 +151,7 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{shown} cannot be read ({reason}); {_again(name)}") from error
-    classes = DATASETS[name].classes if name in DATASETS else None
-    return _checked(name, arrays, classes, shown)
+    return _checked(name, arrays, shown)
 
 
 def fetch(name: str, directory: str | Path | None = None, force: bool = False) -> Path:
@@ -167,26 +182,33 @@ def fetch(name: str, directory: str | Path | None = None, force: bool = False) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
-        # torchvision reports on standard output, which is for results.
-        with contextlib.redirect_stdout(sys.stderr):
+        # torchvision reports on standard output, which is for results, and sets no time limit.
+        with contextlib.redirect_stdout(sys.stderr), _time_limit():
             images, labels, is_train = DATASETS[name].read(temporary)
         built = temporary / "built.npz"
         np.savez(built, images=images, labels=labels, is_train=is_train)
         os.replace(built, path)
     except urllib.error.HTTPError as error:
-        raise UserError(f"the server of {name} answers {error.code} {error.reason}; "
-                        f"try later, or {_by_hand(name, folder)}") from error
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"the server of {name} answers {error.code} {error.reason}; "
+            f"try later, or {_by_hand(name, folder)}"
+        ) from error
+    except NETWORK_ERRORS as error:
         raise UserError(_no_network(name, folder)) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR):
-            raise UserError(f"cannot write {paths.shown(path)}: {error.strerror}") from error
-        raise UserError(_no_network(name, folder)) from error
+        if error.errno in UNREACHABLE:
+            raise UserError(_no_network(name, folder)) from error
+        raise UserError(
+            f"cannot write {paths.shown(path)}: {error.strerror or error}; "
+            "make room there or set FEDOBP_DATA to another folder"
+        ) from error
     except RuntimeError as error:
         # torchvision's word for both a wrong checksum and mirrors that do not answer.
         if "orrupted" in str(error):
-            raise UserError(f"the download of {name} is damaged (wrong checksum) and was thrown "
-                            f"away; run `fedobp data fetch {name}` again") from error
+            raise UserError(
+                f"the download of {name} is damaged (wrong checksum) and was thrown "
+                f"away; run `fedobp data fetch {name}` again"
+            ) from error
         raise UserError(_no_network(name, folder)) from error
     finally:
         if temporary is not None:
@@ -198,13 +220,15 @@ def listing(directory: str | Path | None = None) -> pd.DataFrame:
     """The registered data sets and the other files of the data folder.
 
     Columns: name, title, samples (None if the file is not here), classes, size, here (`yes`,
-    `no` or `embedded`). Image arrays are not read.
+    `no`, `embedded` or `unreadable`), note. Image arrays are not read.
     """
     rows = []
     for name in _known(directory):
         spec = DATASETS.get(name)
-        shapes = _shapes(name, _folder(directory) / f"{name}.npz")
+        path = _folder(directory) / f"{name}.npz"
+        shapes = _shapes(name, path)
         samples, size = (shapes[0], shapes[1:3]) if shapes else (None, spec and spec.shape[:2])
+        here = "embedded" if name == "digits" else "yes" if shapes else "no"
         rows.append(
             {
                 "name": name,
@@ -212,37 +236,40 @@ def listing(directory: str | Path | None = None) -> pd.DataFrame:
                 "samples": samples,
                 "classes": spec.classes if spec else None,
                 "size": f"{size[0]}x{size[1]}" if size else None,
-                "here": "embedded" if name == "digits" else "yes" if shapes else "no",
+                "here": "unreadable" if path.is_file() and here == "no" else here,
+                "note": spec.note if spec else "",
             }
         )
     frame = pd.DataFrame(rows)
     return frame.astype({"samples": "Int64", "classes": "Int64"})
 
 
-def _checked(name: str, arrays: Arrays, classes: int | None, source: str) -> ImageData:
+def _checked(name: str, arrays: Arrays, source: str) -> ImageData:
     images, labels, is_train = arrays
+    spec = DATASETS.get(name)
     if images.ndim == 3:
         images = images[..., None]
     problem = None
     if images.ndim != 4 or images.dtype != np.uint8:
         problem = "images must be uint8 (N, H, W) or (N, H, W, C)"
+    elif spec and images.shape[1:] != spec.shape:
+        problem = f"images must be (N, {', '.join(map(str, spec.shape))})"
     elif labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         problem = f"labels must be {len(images)} integers"
     elif is_train.shape != (len(images),) or is_train.dtype != bool:
         problem = f"is_train must be {len(images)} booleans"
-    elif not len(images) or not is_train.any():
+    elif not images.size or not is_train.any():
         problem = "there are no training images"
-    elif labels.min() < 0 or (classes is not None and labels.max() >= classes):
-        problem = f"labels must lie in 0..{classes - 1 if classes else '...'}"
+    elif labels.min() < 0 or (spec and labels.max() >= spec.classes):
+        problem = f"labels must lie in 0..{spec.classes - 1 if spec else ''}"
     if problem:
         raise UserError(f"{source}: {problem}; {_again(name)}")
     labels = labels.astype(np.int64)
     digest = hashlib.blake2b(str(images.shape).encode(), digest_size=6)
     for array in (images, labels, is_train):
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return ImageData(
-        name, images, labels, is_train, classes or int(labels.max()) + 1, digest.hexdigest()
-    )
+    classes = spec.classes if spec else int(labels.max()) + 1
+    return ImageData(name, images, labels, is_train, classes, digest.hexdigest())
 
 
 def _folder(directory: str | Path | None) -> Path:
@@ -255,22 +282,33 @@ def _known(directory: str | Path | None) -> list[str]:
 
 
 def _shapes(name: str, path: Path) -> tuple[int, ...] | None:
-    """Shape of the images in a file, from its header alone."""
+    """Shape of the images in a file, from its header alone; None if there is none."""
     if name == "digits":
         return (1797, 28, 28)
     try:
         with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
             version = np.lib.format.read_magic(file)
             read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-            return read(file)[0]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            shape = read(file)[0]
+    except Exception:  # whatever a damaged file can raise; `load` says what is wrong
         return None
+    return shape if len(shape) in (3, 4) else None
 
 
 def _again(name: str) -> str:
     if name in DATASETS:
         return f"delete it and run `fedobp data fetch {name}`"
     return f"it must be an .npz with {', '.join(KEYS)}"
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _by_hand(name: str, folder: Path) -> str:
@@ -344,8 +382,9 @@ def _read_medmnist(file: str, md5: str) -> Callable[[Path], Arrays]:
             images = [official[f"{part}_images"] for part in ("train", "val", "test")]
             labels = [official[f"{part}_labels"] for part in ("train", "val", "test")]
         labels = [part.reshape(-1).astype(np.int64) for part in labels]
-        return _pool([np.concatenate(images[:2]), images[2]],
-                     [np.concatenate(labels[:2]), labels[2]])
+        return _pool(
+            [np.concatenate(images[:2]), images[2]], [np.concatenate(labels[:2]), labels[2]]
+        )
 
     return read
 
@@ -355,7 +394,9 @@ def _pool(images: list[np.ndarray], labels: list[np.ndarray]) -> Arrays:
     return np.concatenate(images), np.concatenate(labels), is_train
 
 
-MEDMNIST = "https://zenodo.org/records/10519652/files"
+# MedMNIST 2.1, whose 58,850 OrganAMNIST images are the paper's number; 3.0 (record 10519652)
+# leaves out 20 of them, and 77 of OrganCMNIST's 23,660.
+MEDMNIST = "https://zenodo.org/records/6496656/files"
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 
 # The organ constants below were made for pixels in 0..255, but the authors' code applies them
@@ -363,7 +404,8 @@ GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 # that, since it made the published columns; `pixels="data"` shows the images as they are.
 DATASETS: dict[str, DatasetSpec] = {
     "digits": DatasetSpec(
-        "Handwritten digits (scikit-learn)", 10, GREY, lambda folder: _read_digits()
+        "Handwritten digits (scikit-learn)", 10, GREY, lambda folder: _read_digits(),
+        note="8x8, enlarged",
     ),
     "mnist": DatasetSpec(
         "MNIST", 10, GREY, _read_mnist_like("MNIST"), (0.1307,), (0.3015,)
@@ -373,10 +415,11 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "emnist": DatasetSpec(
         "EMNIST byclass", 62, GREY, _read_mnist_like("EMNIST", split="byclass"),
-        (0.1736,), (0.3248,),
+        (0.1736,), (0.3248,), "turned upright",
     ),
     "emnist_letters": DatasetSpec(
         "EMNIST letters", 26, GREY, _read_mnist_like("EMNIST", split="letters"),
+        note="turned upright; labels from 0",
     ),
     "cifar10": DatasetSpec(
         "CIFAR-10", 10, COLOUR, _read_cifar("CIFAR10"),
@@ -388,16 +431,16 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "svhn": DatasetSpec(
         "Street View House Numbers", 10, COLOUR, _read_svhn,
-        (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052),
+        (0.4377, 0.4438, 0.4728), (0.1201, 0.1231, 0.1052), "without the extra part",
     ),
     "medmnistA": DatasetSpec(
         "OrganAMNIST", 11, GREY,
-        _read_medmnist("organamnist.npz", "68e3f8846a6bd62f0c9bf841c0d9eacc"),
-        (118.7546,), (62.3489,),
+        _read_medmnist("organamnist.npz", "866b832ed4eeba67bfb9edee1d5544e6"),
+        (118.7546,), (62.3489,), "MedMNIST 2.1",
     ),
     "medmnistC": DatasetSpec(
         "OrganCMNIST", 11, GREY,
-        _read_medmnist("organcmnist.npz", "b9ceb9546e10131b32923c5bbeaea2b1"),
-        (124.424,), (58.8092,),
+        _read_medmnist("organcmnist.npz", "0afa5834fb105f7705a7d93372119a21"),
+        (124.424,), (58.8092,), "MedMNIST 2.1",
     ),
 }  # fmt: skip

@@ -91,6 +91,4 @@ def evaluate(
         correct.append(right)
         losses.append(loss)
         samples.append(len(labels))
-    return Scores(
-        torch.stack(correct).cpu(), torch.stack(losses).cpu(), torch.tensor(samples)
-    )
+    return Scores(torch.stack(correct).cpu(), torch.stack(losses).cpu(), torch.tensor(samples))

@@ -207,9 +207,16 @@ def _end_labels(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, obj
             color=style["color"],
             fontweight="bold" if style["lw"] > 2 else "normal",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": style["color"], "lw": 0.6, "shrinkA": 0,
-                        "shrinkB": 0},
-        )  # fmt: skip
+            # The line ends where the text begins.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style["color"],
+                "lw": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
@@ -322,7 +329,8 @@ def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
         axis.plot(places, curve["accuracy"], "o-", color="#0072B2", lw=1.2, ms=4)
         mark = curve["quantile"] == chosen
         axis.plot(places[mark], curve["accuracy"][mark], "o", color=HIGHLIGHT, ms=9)
-        labels = [f"{q:g}\n{n:,}" for q, n in zip(curve["quantile"], curve["personal"], strict=True)]
+        points = zip(curve["quantile"], curve["personal"], strict=True)
+        labels = [f"{quantile:g}\n{count:,}" for quantile, count in points]
         axis.set_xticks(places, labels, fontsize=7.5)
         axis.set_xlabel("quantile, and personal parameters of the client")
         axis.set_ylabel("pooled accuracy, %")
@@ -358,8 +366,9 @@ def plot_scores(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> Fig
             tau, 0.97, " threshold τ", color=HIGHLIGHT, fontweight="bold", va="top", ha="left",
             transform=axis.get_xaxis_transform(),
         )  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel="importance (local − global)²",
-                 ylabel="parameters")  # fmt: skip
+        # Without a single positive count a logarithmic axis has nothing to show.
+        axis.set(xscale="log", yscale="log" if len(positive) else "linear")
+        axis.set(xlabel="importance (local − global)²", ylabel="parameters")
         axis.set_ylim(bottom=0.7)
         axis.legend(fontsize=8, loc="upper left", title="layer", title_fontsize=8)
         plt.close(figure)

@@ -58,9 +58,7 @@ class ResNet18(nn.Module):
         UserError: the weights could not be downloaded.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], classes: int, pretrained: bool = False
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], classes: int, pretrained: bool = False) -> None:
         super().__init__()
         from torchvision.models import ResNet18_Weights, resnet18
 

@@ -83,6 +83,8 @@ def reproduce(
             kernel_name="python3",
             cwd=str(paths.project_root()),
             progress_bar={"file": sys.stderr, "ncols": 79},
+            # Kernels warn at every start that they talk over the loopback interface.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     _say(f"figures and tables: {paths.shown(paths.figures_dir(preset))}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")

@@ -188,11 +188,11 @@ def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
         if not (folder / "config.json").is_file():
             continue
         config = _read_json(folder / "config.json")["config"]
-        row = {"run_id": folder.name, "state": "unfinished"}
+        row = {"run_id": folder.name, "state": "partial"}
         row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
         if is_finished(folder):
             final = _read_json(folder / "summary.json")["final"]
-            row["state"] = "finished"
+            row["state"] = "done"
             for stage, numbers in final.items():
                 row[stage] = numbers["pooled"]
         rows.append(row)
@@ -262,8 +262,10 @@ def _compute(
         except KeyboardInterrupt:
             # The interrupt may have come in the middle of a round: the last checkpoint stays.
             bar.close()
-            _tell(f"interrupted in round {simulation.round} of {config.rounds}; "
-                  "the same command continues from the last checkpoint")
+            _tell(
+                f"interrupted in round {simulation.round} of {config.rounds}; "
+                "the same command continues from the last checkpoint"
+            )
             raise
     _save_result(simulation, folder)
     checkpoint.unlink(missing_ok=True)

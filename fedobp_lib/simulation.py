@@ -113,9 +113,7 @@ class Simulation:
         )
         self.layout = ParameterLayout.of(model)
         initial = self.layout.flatten(model).to(self.device)
-        settings = LocalSettings(
-            config.local_epochs, config.batch_size, config.lr, config.momentum
-        )
+        settings = LocalSettings(config.local_epochs, config.batch_size, config.lr, config.momentum)
         self.trainer = LoopTrainer(model, self.layout, self.data, settings)
         method = find_method(config.method)
         self.method = method(

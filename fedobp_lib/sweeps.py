@@ -49,8 +49,9 @@ PRESETS = {
     "quick": Preset(
         datasets=("digits",),
         alphas=(0.1, 0.5),
-        seeds=(0, 1, 2),
-        purpose="minutes on a laptop; the embedded digits, 20 clients, 40 rounds",
+        seeds=(0, 1),
+        purpose="minutes on a laptop; the embedded digits, 20 clients, 20 rounds",
+        settings={"rounds": 20},
     ),
     "paper": Preset(
         datasets=PAPER_DATASETS,
@@ -146,4 +147,3 @@ def run_all(
                 on_round=lambda s, base=done: bar.update(base + s.round - bar.n),
             )
     return [runs.run(config, device=device, progress=False) for config in configs]
-

@@ -70,9 +70,7 @@ def accuracy_table(
     chosen = tidy[(tidy["stage"] == stage) & (tidy["average"] == average)]
     if stage == "before":
         tuned = tidy[
-            (tidy["stage"] == "after")
-            & (tidy["average"] == average)
-            & (tidy["method"] == "fedavg")
+            (tidy["stage"] == "after") & (tidy["average"] == average) & (tidy["method"] == "fedavg")
         ].assign(method="fedavg-fine-tuned", title=FINE_TUNED)
         chosen = pd.concat([chosen, tuned])
     keys = ["dataset", "alpha", "method", "title"]

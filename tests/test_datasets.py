@@ -4,17 +4,24 @@ import errno
 import gzip
 import hashlib
 import io
+import os
 import pickle
+import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import sklearn.datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision import datasets as official
@@ -71,8 +78,11 @@ def assert_pooled(data, images, labels, channels):
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fmnist", "FashionMNIST")])
 def test_mnist_and_fashion_mnist(server, monkeypatch, name, kind):
-    folder, url = server
-    parts = [grey(TRAIN), grey(TEST)]
+    serve_mnist(*server, monkeypatch, kind, parts := [grey(TRAIN), grey(TEST)])
+    assert_pooled(datasets.load(name), *zip(*parts, strict=True), 1)
+
+
+def serve_mnist(folder, url, monkeypatch, kind, parts):
     resources = []
     for prefix, (images, labels) in zip(("train", "t10k"), parts, strict=True):
         for what, array in (("images-idx3", images), ("labels-idx1", labels)):
@@ -80,7 +90,6 @@ def test_mnist_and_fashion_mnist(server, monkeypatch, name, kind):
             resources.append((file, publish(folder, file, gzip.compress(idx(array)))))
     monkeypatch.setattr(getattr(official, kind), "mirrors", [url])
     monkeypatch.setattr(getattr(official, kind), "resources", resources)
-    assert_pooled(datasets.load(name), *zip(*parts, strict=True), 1)
 
 
 def serve_emnist(folder, url, monkeypatch, split, parts):
@@ -180,9 +189,7 @@ def test_medmnist_validation_part_counts_as_training(server, monkeypatch, name, 
     read = datasets._read_medmnist(file, md5)
     monkeypatch.setitem(datasets.DATASETS, name, replace(spec, read=read))
     both = [np.concatenate([parts["train"][k], parts["val"][k]]) for k in (0, 1)]
-    assert_pooled(
-        datasets.load(name), [both[0], parts["test"][0]], [both[1], parts["test"][1]], 1
-    )
+    assert_pooled(datasets.load(name), [both[0], parts["test"][0]], [both[1], parts["test"][1]], 1)
 
 
 def assert_refused(match, name="medmnistA"):
@@ -197,6 +204,52 @@ def test_a_damaged_download_is_thrown_away(server, monkeypatch):
     (folder / "organamnist.npz").write_bytes(b"half a file")
     monkeypatch.setattr(datasets, "MEDMNIST", url.rstrip("/"))
     assert_refused("wrong checksum")
+    serve_mnist(folder, url, monkeypatch, "MNIST", [grey(TRAIN), grey(TEST)])
+    file = folder / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert_refused("wrong checksum", "mnist")
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\nhalf", "wrong checksum"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", "cannot be reached"),
+        (b"no HTTP at all\r\n\r\n", "cannot be reached"),
+        (b"", "cannot be reached"),
+        (None, "cannot be reached"),
+    ],
+    ids=["cut off", "broken off", "not HTTP", "hung up", "silent"],
+)
+def test_a_server_that_fails_half_way(monkeypatch, answer, match):
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.3)
+    done = threading.Event()
+
+    def serve():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                client.recv(4096)
+                if answer is None:
+                    done.wait(5)
+                else:
+                    client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(datasets, "MEDMNIST", f"http://127.0.0.1:{port}")
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        started = time.monotonic()
+        assert_refused(match)
+        assert time.monotonic() - started < 4
+        assert socket.getdefaulttimeout() is None
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
 
 
 def test_no_network_is_named_as_such(monkeypatch):
@@ -211,14 +264,72 @@ def test_a_missing_file_on_the_server(server, monkeypatch):
     assert_refused("answers 404")
 
 
-def test_a_full_disk_leaves_nothing(monkeypatch):
+def register(monkeypatch, read, name="mnist"):
+    spec = replace(datasets.DATASETS[name], read=read)
+    monkeypatch.setitem(datasets.DATASETS, name, spec)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_leaves_nothing(monkeypatch, number):
     def read(folder):
         (folder / "official").write_bytes(b"downloaded")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
-    spec = replace(datasets.DATASETS["mnist"], read=read)
-    monkeypatch.setitem(datasets.DATASETS, "mnist", spec)
-    assert_refused("No space left", "mnist")
+    register(monkeypatch, read)
+    assert_refused(f"cannot write .*mnist.npz: {os.strerror(number)}; make room", "mnist")
+
+
+def test_no_route_is_no_full_disk(monkeypatch):
+    def read(folder):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    register(monkeypatch, read)
+    assert_refused("connect to a network", "mnist")
+
+
+@pytest.mark.parametrize("where", ["os.replace", "numpy.savez"])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OSError(errno.ENOSPC, "No space left"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_an_interrupted_write_leaves_the_old_file(monkeypatch, where, error, raised):
+    path = write("mnist")
+    before = path.read_bytes()
+    register(monkeypatch, lambda folder: (*grey(9), np.ones(9, bool)))
+
+    def fail(target, *_, **__):
+        Path(target).write_bytes(b"half")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fail)
+        with pytest.raises(raised):
+            datasets.fetch("mnist", force=True)
+    assert path.read_bytes() == before
+    assert list(data_dir().iterdir()) == [path]
+    datasets.fetch("mnist", force=True)
+    assert len(datasets.load("mnist")) == 9
+
+
+def test_fetch_downloads_once_and_is_silent_on_standard_output(monkeypatch, capsys):
+    def read(folder):
+        print("Downloading")
+        return *grey(9), np.ones(9, bool)
+
+    register(monkeypatch, read)
+    path = datasets.fetch("mnist")
+    assert path == data_dir() / "mnist.npz"
+    assert capsys.readouterr() == ("", "Downloading\n")
+    assert datasets.fetch("mnist") == path
+    assert capsys.readouterr() == ("", "")
+    datasets.fetch("mnist", force=True)
+    assert capsys.readouterr().err == "Downloading\n"
+
+
+def test_a_missing_file_is_not_fetched_unasked(monkeypatch):
+    register(monkeypatch, lambda folder: pytest.fail("fetched"))
+    with pytest.raises(UserError, match="run `fedobp data fetch mnist`"):
+        datasets.load("mnist", fetch_missing=False)
 
 
 def write(name="own", **arrays):
@@ -235,28 +346,46 @@ def write(name="own", **arrays):
     [
         ({"labels": None}, "lacks 'labels'"),
         ({"images": np.zeros((8, 28, 28))}, "uint8"),
+        ({"images": np.zeros((8, 784), np.uint8)}, "uint8"),
+        ({"images": np.zeros((8, 32, 32, 3), np.uint8)}, r"\(N, 28, 28, 1\)"),
+        ({"images": np.array([None] * 8)}, "cannot be read"),
         ({"labels": np.zeros(7, int)}, "labels must be 8"),
+        ({"labels": np.full(8, np.nan)}, "labels must be 8 integers"),
         ({"labels": np.full(8, 11)}, r"0\.\.9"),
+        ({"labels": np.full(8, -1)}, r"0\.\.9"),
         ({"is_train": np.zeros(8, int)}, "is_train"),
+        ({"is_train": np.ones(9, bool)}, "is_train"),
+        ({"is_train": np.zeros(8, bool)}, "no training images"),
     ],
 )
 def test_files_that_are_no_data_sets(arrays, match):
     write("mnist", **arrays)
     with pytest.raises(UserError, match=match) as caught:
         datasets.load("mnist")
-    assert "mnist.npz" in str(caught.value) and "\n" not in str(caught.value)
+    assert "mnist.npz" in str(caught.value)
+    assert "delete it and run `fedobp data fetch mnist`" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_file():
+@pytest.mark.parametrize("kept", [slice(-3000), slice(0), slice(3000, None), slice(60)])
+def test_a_file_cut_short(kept):
     path = write("mnist")
-    path.write_bytes(path.read_bytes()[:-3000])
+    path.write_bytes(path.read_bytes()[kept])
     with pytest.raises(UserError, match=r"mnist.npz cannot be read.*fedobp data fetch mnist"):
         datasets.load("mnist")
+    assert datasets.listing().set_index("name").loc["mnist", "here"] == "unreadable"
 
 
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         datasets.load("cifar-10")
+    with pytest.raises(UserError, match="unknown data set"):
+        datasets.load("")
+    path = write()
+    with pytest.raises(UserError, match="unknown data set"):
+        datasets.load(f"../{path.parent.name}/own")
+    with pytest.raises(UserError, match="did you mean 'mnist'"):
+        datasets.fetch("mnits")
     with pytest.raises(UserError, match="embedded"):
         datasets.fetch("digits")
 
@@ -285,15 +414,66 @@ def test_a_file_of_ones_own_is_a_data_set(seed, colour, count):
 
 def test_digits_are_embedded():
     data = datasets.load("digits")
-    assert data.images.shape == (1797, 28, 28, 1) and data.classes == 10
-    assert np.bincount(data.labels).min() > 150 and data.images.max() == 255
+    assert data.images.shape == (1797, 28, 28, 1)
+    assert len(data) == 1797
+    assert np.array_equal(np.unique(data.labels), np.arange(data.classes))
+    assert data.classes == 10
+    assert data.images.max() == 255
     assert data.images.reshape(1797, -1).std(1).min() > 20
+    assert data.is_train.tolist() == [True] * 1438 + [False] * 359
+    assert data.fingerprint == datasets.load("digits").fingerprint
     assert not data_dir().exists()
+    # The images are those of scikit-learn, enlarged threefold inside a border.
+    small = sklearn.datasets.load_digits().images
+    shrunk = data.images[:, 2:-2, 2:-2, 0].reshape(-1, 8, 3, 8, 3)[:, :, 1, :, 1]
+    np.testing.assert_array_equal(shrunk, np.round(small * (255 / 16)))
 
 
-def test_listing_says_what_is_here():
+def test_benchmark_constants_and_measured_ones():
+    write("mnist")
+    write("medmnistA")
+    data = datasets.load("mnist")
+    assert data.normalization("benchmark") == (np.float32(0.1307), np.float32(0.3015))
+    mean, std = data.normalization("data")
+    np.testing.assert_allclose(mean, (data.images[:6] / 255).mean(), rtol=1e-5)
+    np.testing.assert_allclose(std, (data.images[:6] / 255).std(), rtol=1e-5)
+    organs = datasets.load("medmnistA").normalization("benchmark")
+    assert organs == (np.float32(118.7546), np.float32(62.3489))
+    with pytest.raises(UserError, match="did you mean 'benchmark'"):
+        data.normalization("benchmrk")
+    for spec in datasets.DATASETS.values():
+        for numbers in (spec.mean, spec.std):
+            assert numbers is None or len(numbers) == spec.shape[2]
+
+
+def test_measured_constants_of_many_and_of_constant_images():
+    images = RNG.integers(0, 256, (9001, 2, 2, 3), dtype=np.uint8)
+    images[..., 1] = 51
+    write(images=images, labels=np.zeros(9001, int), is_train=np.arange(9001) < 9000)
+    mean, std = datasets.load("own").normalization("data")
+    assert mean.dtype == std.dtype == np.float32
+    pixels = images[:9000].reshape(-1, 3) / 255
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(std[[0, 2]], pixels.std(0)[[0, 2]], rtol=1e-5)
+    assert std[1] == 1
+
+
+def test_listing_says_what_is_here(monkeypatch):
     write("own")
+    np.savez(data_dir() / "other.npz", images=np.zeros((5, 3)))
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("the arrays were read"))
     table = datasets.listing().set_index("name")
-    assert table.loc["digits", "here"] == "embedded"
-    assert table.loc["mnist", "here"] == "no" and table.loc["own", "here"] == "yes"
+    here = {"digits": "embedded", "mnist": "no", "own": "yes", "other": "unreadable"}
+    assert table.loc[list(here), "here"].to_dict() == here
     assert table.loc["own", "samples"] == 8
+    assert table.loc["digits", "samples"] == 1797
+    assert table.loc[["mnist", "other"], "samples"].isna().all()
+    assert table.loc["emnist", "note"] == "turned upright"
+    assert table.loc["cifar10", ["classes", "size"]].tolist() == [10, "32x32"]
+    assert set(datasets.DATASETS) < set(table.index)
+
+
+def test_importing_loads_no_torchvision():
+    code = "import sys, fedobp_lib.datasets; print({'torchvision', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

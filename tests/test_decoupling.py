@@ -18,9 +18,7 @@ PARAMETERS = {
 }  # fmt: skip
 
 # Few distinct values, so that ties at the threshold are common.
-tied_scores = arrays.arrays(
-    np.float64, st.integers(1, 60), elements=st.integers(0, 5).map(float)
-)
+tied_scores = arrays.arrays(np.float64, st.integers(1, 60), elements=st.integers(0, 5).map(float))
 levels = st.one_of(st.sampled_from([0.0, 0.5, 0.9, 0.9999, 1.0]), st.floats(0, 1))
 
 

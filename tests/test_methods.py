@@ -7,7 +7,6 @@ import torch
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, Federation, make_settings
 from fedobp_lib.models import build_model
-from fedobp_lib.parameters import ParameterLayout
 
 COHORTS = [[0, 2], [1, 2], [0, 3], [2, 3]]
 

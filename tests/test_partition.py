@@ -49,10 +49,17 @@ def test_class_shares_follow_the_dirichlet_distribution():
     """Share of one client: mean 1/n and variance (n - 1) / (n^2 (n alpha + 1))."""
     labels = np.zeros(20_000, dtype=int)
     n, alpha = 4, 0.5
-    shares = np.stack([
-        dirichlet_partition(labels, n, alpha, seed, min_samples=2).class_counts(labels, 1)[:, 0]
-        for seed in range(400)
-    ]) / 15_000
+    shares = (
+        np.stack(
+            [
+                dirichlet_partition(labels, n, alpha, seed, min_samples=2).class_counts(labels, 1)[
+                    :, 0
+                ]
+                for seed in range(400)
+            ]
+        )
+        / 15_000
+    )
     assert shares.mean() == pytest.approx(1 / n, abs=1e-3)
     assert shares.var() == pytest.approx((n - 1) / (n**2 * (n * alpha + 1)), rel=0.15)
 

@@ -74,8 +74,10 @@ class FedOBP(Method):
         self.quantile = federation.quantile if quantile is None else quantile
         self.rule = rule or federation.quantile_rule
         layers = federation.layout.layers
-        self.scored = layers["classifier"] if self.settings.classifier_only else slice(
-            0, federation.layout.parameters
+        self.scored = (
+            layers["classifier"]
+            if self.settings.classifier_only
+            else slice(0, federation.layout.parameters)
         )
         self.state["local"] = self.bank()
         if self.settings.score == "gradient":

@@ -17,9 +17,7 @@ class FedPer(Method):
     def __init__(self, federation: Federation, settings=None) -> None:
         super().__init__(federation, settings)
         self.columns = federation.layout.layers["classifier"]
-        self.mask = column_mask(
-            federation.layout, "classifier", device=federation.initial.device
-        )
+        self.mask = column_mask(federation.layout, "classifier", device=federation.initial.device)
         self.state["classifiers"] = self.bank()[:, self.columns].clone()
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:

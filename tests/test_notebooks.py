@@ -1,0 +1,72 @@
+"""The notebooks: they run, by nbval and by papermill, and their numbers are right."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+from fedobp_lib import grid, runs
+from fedobp_lib.paths import figures_dir
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_thin_small_and_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = [node.targets[0].id for node in ast.parse(tagged[0].source).body]
+    assert names == ["PRESET", "DATASETS", "ALPHAS", "METHODS", "SEEDS", "ROUNDS", "DEVICE"]
+    assert sum(len(c.source.splitlines()) for c in code) < 90
+    assert path.stat().st_size < 500_000
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    text = path.read_text()
+    assert all(cell.execution_count for cell in code), "commit the notebook executed"
+    for word in (str(ROOT), str(Path.home()) + "/", "/tmp/", '"stderr"'):
+        assert word not in text
+
+
+def test_nbval_executes_them_all(tmp_path):
+    """Smoke-sized copies: nbval takes no parameters, so the default is replaced."""
+    for path in NOTEBOOKS:
+        text = json.loads(path.read_text())
+        for cell in text["cells"]:
+            if "parameters" in cell["metadata"].get("tags", []):
+                cell["source"] = [s.replace('"quick"', '"smoke"') for s in cell["source"]]
+        (tmp_path / path.name).write_text(json.dumps(text))
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
+
+
+def test_papermill_with_other_parameters_gives_the_runs_own_numbers(tmp_path):
+    """The table's cell is the mean over the seeds of what the runs on disk say."""
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "02_accuracy_tables.ipynb",
+        out,
+        parameters={"PRESET": "smoke", "METHODS": ["fedavg", "fedobp"], "SEEDS": [3, 5],
+                    "ROUNDS": 2},
+        kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+    )  # fmt: skip
+    table = pd.read_csv(figures_dir("smoke") / "accuracy_before_pooled_best.csv")
+    configs = grid("smoke", methods=["fedobp"], seeds=[3, 5], rounds=2)
+    best = [runs.run(config).accuracy(which="best") for config in configs]
+    ours = table.set_index("method").loc["fedobp"]
+    assert ours["mean"] == pytest.approx(sum(best) / 2) and ours["seeds"] == 2
+    assert f"{ours['mean']:.2f}" in out.read_text()
+    folders = sorted(p.name for p in runs.paths.runs_dir().iterdir())
+    assert len(folders) == 4

@@ -1,0 +1,55 @@
+"""One source of truth: pyproject.toml; the other files must agree with it."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NEEDED = [
+    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+]
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_constraints_are_names_and_versions_only():
+    for line in constraints():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+
+
+def test_constraints_pin_every_requirement_inside_its_range():
+    pins = {name.lower().replace("_", "-"): v for name, v in (c.split("==") for c in constraints())}
+    for needed in NEEDED:
+        assert needed.specifier.contains(Version(pins[needed.name.lower()])), needed
+
+
+def test_conda_environment_lists_the_same_ranges():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    *listed, from_pip = environment["dependencies"]
+    listed.remove("pip")
+    renamed = {"torch": "pytorch"}
+    expected = [renamed.get(n.name, n.name) + str(n.specifier) for n in NEEDED]
+    assert sorted(listed) == sorted([f"python{PROJECT['requires-python']}", *expected])
+    # pip reads this list as a requirements file, in which --no-deps is not allowed.
+    assert from_pip == {"pip": ["-e ."]}
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "README.md", ".ci/run"])
+def test_files_are_there(name):
+    assert (ROOT / name).stat().st_size > 50
+
+
+def test_ci_calls_the_readme_test_command_and_nothing_else():
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-1] == "make test" and len(lines) == 4
+    assert "make test" in (ROOT / "README.md").read_text()
