@@ -65,6 +65,10 @@ class ClientData:
     def clients(self) -> int:
         return self.partition.clients
 
+    def samples(self, client: int) -> int:
+        """How many training samples a client has."""
+        return len(self.partition.train(client))
+
     def train(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's training images (n, C, H, W), normalized, and labels (n,)."""
         return self._take(self.partition.train(client))
@@ -76,7 +80,7 @@ class ClientData:
     def orders(self, client: int, round_: int, purpose: int, epochs: int) -> Iterator[Tensor]:
         """One permutation of the client's training samples for each epoch."""
         rng = stream(self.seed, purpose, round_, client)
-        count = len(self.partition.train(client))
+        count = self.samples(client)
         for _ in range(epochs):
             yield torch.from_numpy(rng.permutation(count)).to(self.device)
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .training import LoopTrainer
+from .training import LoopTrainer, Worker
 
 STAGES = ("before", "after")
 SCOPES = ("cohort", "all")
@@ -66,7 +66,6 @@ class Scores:
         )
 
 
-@torch.no_grad()
 def evaluate(
     trainer: LoopTrainer, rows: Tensor, clients: Sequence[int], chunk: int = 512
 ) -> Scores:
@@ -78,17 +77,19 @@ def evaluate(
         clients: their K numbers.
         chunk: test samples in one forward pass.
     """
-    correct, losses, samples = [], [], []
-    for row, client in zip(rows, clients, strict=True):
-        model = trainer.load(row).eval()
-        images, labels = trainer.data.test(int(client))
-        right = torch.zeros((), dtype=torch.int64, device=rows.device)
-        loss = torch.zeros((), dtype=torch.float64, device=rows.device)
+    correct = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    samples = torch.zeros(len(rows), dtype=torch.int64)
+
+    @torch.no_grad()
+    def work(worker: Worker, k: int, client: int) -> None:
+        worker.model.eval()
+        images, labels = trainer.data.test(client)
         for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
-            logits = model(x)
-            right += (logits.argmax(1) == y).sum()
-            loss += F.cross_entropy(logits, y, reduction="sum").double()
-        correct.append(right)
-        losses.append(loss)
-        samples.append(len(labels))
-    return Scores(torch.stack(correct).cpu(), torch.stack(losses).cpu(), torch.tensor(samples))
+            logits = worker.model(x)
+            correct[k] += (logits.argmax(1) == y).sum()
+            losses[k] += F.cross_entropy(logits, y, reduction="sum").double()
+        samples[k] = len(labels)
+
+    trainer.each(rows, clients, work)
+    return Scores(correct.cpu(), losses.cpu(), samples)

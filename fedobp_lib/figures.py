@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.signal import savgol_filter
 
 from . import paths
@@ -48,8 +49,9 @@ def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
     """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder."""
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    with plt.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
     save_table(frame, name, preset)
     return folder
 
@@ -157,7 +159,7 @@ def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
             _curves(axis, panel)
             seeds = int(panel["seeds"].max())
             axis.set_title(f"{dataset}, α = {alpha}   ({_seeds(seeds)})", loc="left")
-            axis.set_xlabel("round")
+            _whole_numbers(axis, "round")
             axis.set_ylabel("accuracy of the cohort, %")
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
@@ -272,7 +274,7 @@ def plot_partition(partition: Partition, labels: np.ndarray, title: str = "") ->
             height_ratios=[1, 3], layout="constrained",
         )  # fmt: skip
         axis.scatter(client, label, s=160 * size / counts.max(), color="#0072B2", alpha=0.75, lw=0)
-        axis.set_xlabel("client")
+        _whole_numbers(axis, "client")
         axis.set_ylabel("class")
         axis.set_yticks(range(0, classes, max(1, classes // 10)))
         axis.set_xlim(-1, partition.clients)
@@ -308,7 +310,7 @@ def plot_history(history: pd.DataFrame, title: str) -> Figure:
                 marker="o" if stage == "before" else "s", mfc="white", color=color, ms=6,
                 label=f"all clients, {stage}",
             )  # fmt: skip
-        axis.set_xlabel("round")
+        _whole_numbers(axis, "round")
         axis.set_ylabel("pooled accuracy, %")
         axis.set_title(title, loc="left")
         axis.legend(fontsize=8, loc="lower right")
@@ -338,41 +340,77 @@ def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
     return figure
 
 
-def plot_scores(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> Figure:
-    """One client's importance scores, layer by layer, with the threshold.
+def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> pd.DataFrame:
+    """How one client's importance scores are distributed in each layer.
 
     Args:
         scores: (P,) importance of every parameter.
-        tau: the threshold; parameters above it are personalized.
+        tau: the threshold; parameters above it are personal.
         layers: columns of each layer.
+
+    Returns:
+        layer, low, high (of a bin; six a decade, down to a ten-billionth of the largest score),
+        parameters (in the bin), layer_parameters, layer_personal.
     """
-    positive = scores[scores > 0]
+    top = np.log10(scores.max()) if scores.max() > 0 else 0.0
+    edges = np.logspace(top - 10, top, 61)
+    edges[-1] = max(edges[-1], scores.max())  # rounding must not lose the largest
+    rows = []
+    for name, columns in layers.items():
+        values = scores[columns]
+        counts, _ = np.histogram(values, edges)
+        personal = int((values > tau).sum())
+        for low, high, count in zip(edges, edges[1:], counts, strict=False):
+            rows.append([name, low, high, count, len(values), personal])
+    columns = ["layer", "low", "high", "parameters", "layer_parameters", "layer_personal"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
+    """One client's importance scores, layer by layer, with the threshold.
+
+    Args:
+        histogram: as `score_histogram` gives it.
+        tau: the threshold.
+    """
+    layers = histogram.groupby("layer", sort=False)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-        low = np.floor(np.log10(positive.min())) if len(positive) else -12
-        high = np.log10(scores.max()) if len(positive) else 0
-        bins = np.logspace(max(low, high - 10), high + 0.1, 60)
-        for (name, columns), color, dash in zip(
-            layers.items(), cycle(OTHERS), cycle(DASHES), strict=False
-        ):
-            counts, _ = np.histogram(scores[columns], bins)
-            kept = int((scores[columns] > tau).sum())
+        for (name, bins), color, dash in zip(layers, cycle(OTHERS), cycle(DASHES), strict=False):
+            size, kept = bins[["layer_parameters", "layer_personal"]].iloc[0]
             axis.stairs(
-                counts, bins, color=color, ls=dash, lw=1.4,
-                label=f"{name}: {kept:,} of {columns.stop - columns.start:,} personal",
-            )  # fmt: skip
-        axis.axvline(tau, color=HIGHLIGHT, lw=2)
-        axis.text(
-            tau, 0.97, " threshold τ", color=HIGHLIGHT, fontweight="bold", va="top", ha="left",
-            transform=axis.get_xaxis_transform(),
-        )  # fmt: skip
-        # Without a single positive count a logarithmic axis has nothing to show.
-        axis.set(xscale="log", yscale="log" if len(positive) else "linear")
-        axis.set(xlabel="importance (local − global)²", ylabel="parameters")
+                bins["parameters"],
+                [*bins["low"], bins["high"].iloc[-1]],
+                color=color,
+                ls=dash,
+                lw=1.4,
+                label=f"{name}: {kept:,} of {size:,} personal",
+            )
+        # Without a positive score there is nothing that a logarithmic axis could show.
+        scale = "log" if histogram["parameters"].any() else "linear"
+        axis.set(xscale="log", yscale=scale, ylabel="parameters")
+        axis.set_xlabel("importance (local − global)²")
         axis.set_ylim(bottom=0.7)
+        if tau > 0:
+            axis.axvline(tau, color=HIGHLIGHT, lw=2)
+            axis.text(
+                tau,
+                0.97,
+                " threshold τ",
+                color=HIGHLIGHT,
+                fontweight="bold",
+                va="top",
+                ha="left",
+                transform=axis.get_xaxis_transform(),
+            )
         axis.legend(fontsize=8, loc="upper left", title="layer", title_fontsize=8)
         plt.close(figure)
     return figure
+
+
+def _whole_numbers(axis: Axes, label: str) -> None:
+    axis.set_xlabel(label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _seeds(count: int) -> str:

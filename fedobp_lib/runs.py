@@ -31,13 +31,13 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from . import datasets, paths
 from .config import RESULTS_VERSION, RunConfig
 from .errors import UserError
 from .evaluation import AVERAGES
 from .partition import Partition
+from .progress import progress_bar
 from .simulation import Simulation, choose_device
 
 CHECKPOINT_SECONDS = 60.0
@@ -124,7 +124,7 @@ def run(
         config: what to run.
         device: `auto`, `cpu` or `cuda`.
         directory: folder of all runs; None: `paths.runs_dir()`.
-        progress: show a bar on standard error; None: if that is a terminal.
+        progress: show a bar; None: in a terminal or a notebook.
         on_round: called after every round, and once at the start of a continued run.
         checkpoint_seconds: least time between two checkpoints.
 
@@ -239,15 +239,8 @@ def _compute(
     _restore(simulation, checkpoint)
     if on_round and simulation.round:
         on_round(simulation)
-    bar = tqdm(
-        total=config.rounds,
-        initial=simulation.round,
-        desc=f"{config.method} on {config.dataset}",
-        unit="round",
-        file=sys.stderr,
-        disable=not (sys.stderr.isatty() if progress is None else progress),
-        dynamic_ncols=True,
-    )
+    bar = progress_bar(config.rounds, progress, done=simulation.round)
+    bar.set_description(f"{config.method} on {config.dataset}")
     saved = time.monotonic()
     with bar:
         try:

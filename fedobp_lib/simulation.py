@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from .clients import FINE_TUNE, INIT, ClientData, sample_cohort, stream
 from .config import PROTOCOLS, RunConfig
@@ -22,6 +21,7 @@ from .models import build_model
 from .paper import table5_quantile
 from .parameters import ParameterLayout
 from .partition import Partition, dirichlet_partition
+from .progress import progress_bar
 from .training import LocalSettings, LoopTrainer
 
 HISTORY = ["round", "stage", "scope", "average", "accuracy", "loss"]
@@ -138,10 +138,11 @@ class Simulation:
         return self.round >= self.config.rounds
 
     def run(self, progress: bool = True) -> None:
-        """Run the rounds that are left, with a bar on standard error."""
-        left = self.config.rounds - self.round
-        for _ in tqdm(range(left), unit="round", leave=False, disable=not progress):
-            self.step()
+        """Run the rounds that are left, under a progress bar."""
+        with progress_bar(self.config.rounds, progress, done=self.round) as shown:
+            while not self.done:
+                self.step()
+                shown.update()
 
     def step(self) -> None:
         """Run one communication round, with its evaluations."""

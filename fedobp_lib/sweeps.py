@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from tqdm import tqdm
-
 from . import paths, runs
 from .config import RunConfig
 from .errors import unknown
 from .methods import METHODS, find_method
+from .progress import progress_bar
 from .runs import RunResult
 
 PAPER_DATASETS = (
@@ -122,17 +120,10 @@ def run_all(
     Args:
         configs: the runs.
         device: `auto`, `cpu` or `cuda`.
-        progress: show a bar with the time left on standard error while there is work.
+        progress: show a bar with the time left while there is work.
     """
     todo = missing(configs)
-    bar = tqdm(
-        total=sum(config.resolved().rounds for config in todo),
-        unit="round",
-        file=sys.stderr,
-        disable=not progress or not todo,
-        dynamic_ncols=True,
-        leave=False,
-    )
+    bar = progress_bar(sum(config.resolved().rounds for config in todo), progress and bool(todo))
     with bar:
         for number, config in enumerate(todo, 1):
             seed = f"seed {config.seed}"

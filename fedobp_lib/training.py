@@ -1,13 +1,17 @@
 """Local SGD of a cohort. A back-end takes rows (the clients' models) and returns rows.
 
-`LoopTrainer` trains one client after another: the reference for correctness and the choice
-for a CPU. A back-end for all clients at once has the same two methods, `fit` and `gradient`.
+`LoopTrainer` trains client by client: the reference for correctness and the choice for a CPU,
+where every core works on a client of its own. A back-end for all clients at once has the same
+methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +32,22 @@ class LocalSettings:
     momentum: float = 0.7
 
 
+class Worker:
+    """A model that moves from row to row: its weights are views of a row of its own."""
+
+    def __init__(self, model: nn.Module, layout: ParameterLayout, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.parameters = list(self.model.parameters())
+        self.row = torch.empty(layout.size, device=device)
+        layout.bind(self.model, self.row)
+
+
 class LoopTrainer:
-    """Train the clients one after another with one model that moves from row to row.
+    """Train client by client, on a CPU with one worker a core.
+
+    A batch of 32 small images is too little work to share between cores, so each core takes a
+    client of its own. As nothing is split between cores, the result does not depend on how many
+    there are.
 
     Args:
         model: supplies the forward pass; its own weights are not used.
@@ -45,19 +63,56 @@ class LoopTrainer:
         data: ClientData,
         settings: LocalSettings,
     ) -> None:
-        self.model = model.to(data.device)
         self.layout = layout
         self.data = data
         self.settings = settings
-        self._row = torch.empty(layout.size, device=data.device)
-        layout.bind(self.model, self._row)
+        self._workers = [Worker(copy.deepcopy(model), layout, data.device)]
         # Batch normalization cannot train on a single sample.
         self._smallest_batch = 2 if layout.size > layout.parameters else 1
 
-    def load(self, row: Tensor) -> nn.Module:
-        """The model with the weights of `row` (size,)."""
-        self._row.copy_(row)
-        return self.model
+    def each(
+        self, rows: Tensor, clients: Sequence[int], work: Callable[[Worker, int, int], None]
+    ) -> None:
+        """Call `work(worker, k, client)` for every row, with the row loaded into the worker.
+
+        On a CPU as many calls run at a time as PyTorch may use threads, each on one thread, the
+        clients with most samples first; `work` must only write to what belongs to its k.
+
+        Args:
+            rows: float (K, size).
+            clients: their K numbers.
+            work: what to do.
+        """
+        clients = [int(client) for client in clients]
+        on_cpu = self.data.device.type == "cpu"
+        count = min(torch.get_num_threads(), len(clients)) if on_cpu else 1
+        while len(self._workers) < count:
+            model = copy.deepcopy(self._workers[0].model)
+            self._workers.append(Worker(model, self.layout, self.data.device))
+        free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers[:count]:
+            free.put(worker)
+
+        def one(k: int) -> None:
+            worker = free.get()
+            try:
+                worker.row.copy_(rows[k])
+                work(worker, k, clients[k])
+            finally:
+                free.put(worker)
+
+        if not on_cpu:
+            for k in range(len(clients)):
+                one(k)
+            return
+        # The number of threads is set per thread: the caller keeps its own.
+        pool = ThreadPoolExecutor(count, "client", torch.set_num_threads, (1,))
+        try:
+            order = sorted(range(len(clients)), key=lambda k: -self.data.samples(clients[k]))
+            for done in [pool.submit(one, k) for k in order]:
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def fit(
         self, rows: Tensor, clients: Sequence[int], round_: int, purpose: int = TRAIN
@@ -77,10 +132,12 @@ class LoopTrainer:
             (K, size), the trained rows.
         """
         trained = torch.empty_like(rows)
-        for k, client in enumerate(clients):
-            self.load(rows[k])
-            self._fit_one(int(client), round_, purpose)
-            trained[k] = self._row
+
+        def work(worker: Worker, k: int, client: int) -> None:
+            self._fit_one(worker, client, round_, purpose)
+            trained[k] = worker.row
+
+        self.each(rows, clients, work)
         return trained
 
     def gradient(self, rows: Tensor, clients: Sequence[int], chunk: int = 512) -> Tensor:
@@ -89,27 +146,27 @@ class LoopTrainer:
         Taken in evaluation mode, over all training samples of the client.
         """
         gradients = rows.new_zeros(len(rows), self.layout.parameters)
-        parameters = list(self.model.parameters())
-        self.model.eval()
-        for k, client in enumerate(clients):
-            self.load(rows[k])
-            images, labels = self.data.train(int(client))
-            views = self.layout.views(gradients[k])
+
+        def work(worker: Worker, k: int, client: int) -> None:
+            worker.model.eval()
+            images, labels = self.data.train(client)
+            views = list(self.layout.views(gradients[k]).values())
             for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
-                loss = F.cross_entropy(self.model(x), y, reduction="sum") / len(labels)
+                loss = F.cross_entropy(worker.model(x), y, reduction="sum") / len(labels)
                 for view, grad in zip(
-                    views.values(), torch.autograd.grad(loss, parameters), strict=False
+                    views, torch.autograd.grad(loss, worker.parameters), strict=False
                 ):
                     view.add_(grad)
+
+        self.each(rows, clients, work)
         return gradients
 
-    def _fit_one(self, client: int, round_: int, purpose: int) -> None:
+    def _fit_one(self, worker: Worker, client: int, round_: int, purpose: int) -> None:
         settings = self.settings
         images, labels = self.data.train(client)
         images = images.permute(0, 2, 3, 1)  # contiguous again, so that rows gather fast
-        parameters = list(self.model.parameters())
+        model, parameters = worker.model.train(), worker.parameters
         momenta: list[Tensor | None] = [None] * len(parameters)
-        self.model.train()
         for order in self.data.orders(client, round_, purpose, settings.epochs):
             shuffled = images[order].permute(0, 3, 1, 2)
             for x, y in zip(
@@ -119,7 +176,7 @@ class LoopTrainer:
             ):
                 if len(y) < self._smallest_batch:
                     continue
-                loss = F.cross_entropy(self.model(x), y)
+                loss = F.cross_entropy(model(x), y)
                 gradients = torch.autograd.grad(loss, parameters)
                 # The fused kernel updates every tensor in one pass over memory.
                 sgd(

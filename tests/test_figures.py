@@ -130,9 +130,21 @@ def test_every_other_plot_draws(results):
     drawn = [
         figures.plot_accuracy(accuracy_table(results)),
         figures.plot_partition(make_partition(config, load("digits")), labels, "split"),
-        figures.plot_scores(np.geomspace(1e-9, 1, 100), 0.1, {"a": slice(0, 50)}),
-        figures.plot_scores(np.zeros(100), 0.0, {"a": slice(0, 100)}),
     ]
     for figure in drawn:
         figure.canvas.draw()
         assert figure.axes
+
+
+def test_score_histogram_holds_every_score_and_counts_what_is_personal():
+    scores = np.concatenate([np.geomspace(1e-9, 1, 91), np.zeros(9)]).astype(np.float32)
+    layers = {"a": slice(0, 50), "b": slice(50, 100)}
+    tau = float(np.quantile(scores, 0.9))
+    frame = figures.score_histogram(scores, tau, layers)
+    by_layer = frame.groupby("layer")
+    assert by_layer["parameters"].sum().to_dict() == {"a": 50, "b": 41}  # zeros are off the axis
+    assert by_layer["layer_personal"].first().to_dict() == {"a": 0, "b": 10}
+    figures.plot_scores(frame, tau).draw_without_rendering()
+    nothing = figures.score_histogram(np.zeros(100), 0.0, layers)
+    assert not nothing["parameters"].any()
+    figures.plot_scores(nothing, 0.0).draw_without_rendering()

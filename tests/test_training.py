@@ -88,6 +88,31 @@ def test_a_client_is_trained_alike_alone_and_in_a_cohort(small_trainer):
     assert not torch.equal(together[0], together[1])
 
 
+def test_the_number_of_workers_changes_nothing_and_leaves_the_threads_alone(small_trainer):
+    row = small_trainer.layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=3))
+    rows, clients = row.repeat(4, 1), [2, 0, 3, 1]
+    torch.set_num_threads(1)
+    one = small_trainer.fit(rows, clients, 1)
+    torch.set_num_threads(2)
+    two = small_trainer.fit(rows, clients, 1)
+    assert torch.get_num_threads() == 2
+    assert torch.equal(one, two)
+
+
+def test_a_fault_in_a_worker_is_raised_and_the_trainer_goes_on(small_trainer):
+    row = small_trainer.layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=3))
+    rows = row.repeat(4, 1)
+
+    def broken(worker, k, client):
+        raise ZeroDivisionError(client)
+
+    with pytest.raises(ZeroDivisionError):
+        small_trainer.each(rows, range(4), broken)
+    seen = []
+    small_trainer.each(rows, range(4), lambda worker, k, client: seen.append((k, client)))
+    assert sorted(seen) == [(k, k) for k in range(4)]
+
+
 def test_gradient_is_that_of_the_mean_loss_over_all_samples(small_trainer, small_data):
     layout = small_trainer.layout
     row = layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=3))
