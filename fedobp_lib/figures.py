@@ -375,7 +375,7 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
     """
     layers = histogram.groupby("layer", sort=False)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
         for (name, bins), color, dash in zip(layers, cycle(OTHERS), cycle(DASHES), strict=False):
             size, kept = bins[["layer_parameters", "layer_personal"]].iloc[0]
             axis.stairs(
@@ -384,7 +384,7 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
                 color=color,
                 ls=dash,
                 lw=1.4,
-                label=f"{name}: {kept:,} of {size:,} personal",
+                label=f"{name}:\n{kept:,} of {size:,} personal",
             )
         # Without a positive score there is nothing that a logarithmic axis could show.
         scale = "log" if histogram["parameters"].any() else "linear"
@@ -403,7 +403,7 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
                 ha="left",
                 transform=axis.get_xaxis_transform(),
             )
-        axis.legend(fontsize=8, loc="upper left", title="layer", title_fontsize=8)
+        figure.legend(fontsize=8, loc="outside right center")
         plt.close(figure)
     return figure
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -37,6 +38,28 @@ def test_the_same_configuration_gives_the_same_history_byte_for_byte(tmp_path):
     other = run(tiny(seed=1), directory=tmp_path / "a")
     assert first.run_id == again.run_id != other.run_id
     assert numbers(first) == numbers(again) != numbers(other)
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    two = run(tiny(), directory=tmp_path / "two")
+    try:
+        torch.set_num_threads(1)
+        one = run(tiny(), directory=tmp_path / "one")
+    finally:
+        torch.set_num_threads(2)
+    assert numbers(one) == numbers(two)
+
+
+def test_fedobp_learns_what_trivial_answers_do_not_know():
+    """Well above each client's majority class and above the class most frequent overall."""
+    config = RunConfig(clients=20, participation=0.2, rounds=15)
+    ours = run(config)
+    trivial = run(RunConfig(method="majority-class", clients=20, participation=0.2, rounds=1))
+    most_frequent = 100 * np.bincount(load("digits").labels).max() / 1797
+    assert trivial.accuracy() > 2 * most_frequent
+    for stage in ("before", "after"):
+        assert ours.accuracy(stage) > trivial.accuracy(stage) + 20
+    assert ours.accuracy() > 80
 
 
 def test_history_says_stage_scope_and_average_of_every_accuracy():
@@ -91,7 +114,7 @@ def test_a_finished_run_is_never_computed_again(monkeypatch):
         run(tiny(lr=0.02))
 
 
-@pytest.mark.parametrize("method", ["fedobp", "local-only", "fedper"])
+@pytest.mark.parametrize("method", ["fedobp", "fedper"])
 def test_continued_at_any_round_gives_the_same_bytes(tmp_path, method):
     whole = run(tiny(method=method), directory=tmp_path / "whole")
 
@@ -125,7 +148,7 @@ def test_kill_minus_nine_and_the_same_command(tmp_path):
     )
     command = [sys.executable, "-c", code]
     kills = 0
-    for delay in (0.0, 0.3, 0.8, 0.1, 0.5):
+    for delay in (0.0, 0.6, 0.2):
         process = subprocess.Popen(command)
         while not list(runs_dir().glob("*/config.json")) and process.poll() is None:
             time.sleep(0.02)
