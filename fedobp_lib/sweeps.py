@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -9,7 +10,7 @@ from typing import Any
 
 from . import paths, runs
 from .config import RunConfig
-from .errors import unknown
+from .errors import UserError, unknown
 from .methods import METHODS, find_method
 from .progress import progress_bar
 from .runs import RunResult
@@ -70,6 +71,8 @@ def grid(
 ) -> list[RunConfig]:
     """The runs of an experiment: every method on every data set, alpha and seed.
 
+    A list may also be a single value or the text of a list, as `papermill -p` passes them.
+
     Args:
         preset: `smoke`, `quick` or `paper`; what is not given below is the preset's.
         datasets, alphas, seeds: the grid.
@@ -77,8 +80,9 @@ def grid(
         rounds: communication rounds.
 
     Raises:
-        UserError: unknown preset or method.
+        UserError: unknown preset or method, or text that is no list.
     """
+    datasets, alphas, methods, seeds = map(_listed, (datasets, alphas, methods, seeds))
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     base = PRESETS[preset]
@@ -96,6 +100,17 @@ def grid(
             base.seeds if seeds is None else seeds,
         )
     ]
+
+
+def _listed(value: Any) -> list[Any] | None:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            raise UserError(f"not a list: {value}") from None
+    if value is None or isinstance(value, list | tuple):
+        return value
+    return [value]
 
 
 def missing(configs: Iterable[RunConfig]) -> list[RunConfig]:

@@ -29,6 +29,14 @@ def test_a_sweep_computes_only_what_is_missing(results, monkeypatch):
         grid("quik")
 
 
+def test_a_grid_takes_lists_as_papermill_passes_them():
+    plain = grid("smoke", ["digits"], [0.1, 0.5], ["fedobp"], [0, 1])
+    assert grid("smoke", "digits", "[0.1, 0.5]", '["fedobp"]', "[0, 1]") == plain
+    assert [c.seed for c in grid("smoke", methods="fedavg", seeds=0)] == [0]
+    with pytest.raises(UserError, match="not a list"):
+        grid("smoke", "[digits")
+
+
 def test_accuracy_table_is_mean_and_deviation_over_seeds(results):
     table = accuracy_table(results, average="client_mean", which="best").set_index("method")
     for method in ("fedavg", "fedobp"):

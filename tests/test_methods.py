@@ -1,5 +1,7 @@
 """Each method against a slow, literal version: one client at a time, plain Python loops."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,17 @@ def test_settings_are_checked():
             make_settings(fedobp, values)
     with pytest.raises(UserError, match="none at all"):
         make_settings(METHODS["fedavg"], {"mu": 1})
+
+
+def test_the_method_in_the_readme():
+    """It runs as printed, and keeps 32 + 64 + 512 + 10 biases of every client."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    code = text.split("<!-- example: tests run this -->\n```python\n")[1].split("```")[0]
+    names: dict = {}
+    try:
+        exec(code, names)
+    finally:
+        METHODS.pop("fedbias", None)
+    result = names["result"]
+    kept = result.layers[result.layers["round"] == 3].set_index("layer")["personalized"]
+    assert kept.to_dict() == {"conv1": 32, "conv2": 64, "fc1": 512, "classifier": 10}

@@ -1,5 +1,6 @@
 """One source of truth: pyproject.toml; the other files must agree with it."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -53,3 +54,11 @@ def test_ci_calls_the_readme_test_command_and_nothing_else():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert lines[-1] == "make test" and len(lines) == 4
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_tables_of_the_readme_are_the_measured_ones():
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    text = (ROOT / "README.md").read_text()
+    assert table.BLOCK.search(text) and table.filled(text) == text
