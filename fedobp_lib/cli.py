@@ -22,6 +22,7 @@ RUN_FIELDS = {
     "batch_size": "samples in a step",
     "lr": "learning rate",
     "momentum": "momentum of SGD (default: the protocol's)",
+    "precision": "fp32, tf32 (GPU) or bf16",
     "seed": "seed of initial weights, cohorts and batch orders",
     "protocol": "released (what the authors ran) or text (what the paper says)",
     "test_share": "share of each client's data used for testing",
@@ -124,6 +125,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="hyperparameters of the method; see `fedobp methods`",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--backend", default="auto", help="auto (default), loop or batched")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -144,6 +146,7 @@ def _run(options: argparse.Namespace) -> None:
     result = run(
         RunConfig(**values, settings=settings),
         device=options.device,
+        backend=options.backend,
         directory=options.runs_dir,
         progress=True,
     )

@@ -12,7 +12,7 @@ from .partition import Partition
 
 # Purposes of randomness. Each draw comes from (seed, purpose, round, client), never from
 # global state, so that a resumed run and another back-end see the same numbers.
-INIT, COHORT, TRAIN, FINE_TUNE = range(4)
+INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE = range(6)
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -30,8 +30,8 @@ class ClientData:
     """Images stay on the device as uint8 and are normalized when a client needs them.
 
     Args:
-        images: uint8 (N, H, W, C).
-        labels: int64 (N,).
+        images: uint8 (N, H, W, C), an array or a tensor.
+        labels: int64 (N,), likewise.
         partition: the samples of every client.
         mean, std: per channel, for pixels scaled to [0, 1].
         classes: number of classes.
@@ -41,8 +41,8 @@ class ClientData:
 
     def __init__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor,
         partition: Partition,
         mean: np.ndarray,
         std: np.ndarray,
@@ -50,14 +50,17 @@ class ClientData:
         device: torch.device,
         seed: int,
     ) -> None:
-        self.images = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
+        self.images = torch.as_tensor(images).contiguous().to(device)
+        self.labels = torch.as_tensor(labels).contiguous().to(device)
         self.partition = partition
         self.classes = classes
         self.device = device
         self.seed = seed
         self.train_counts = torch.from_numpy(np.diff(partition.train_offsets)).to(device)
-        self.class_counts = torch.from_numpy(partition.class_counts(labels, classes)).to(device)
+        self.class_counts = torch.from_numpy(
+            partition.class_counts(self.labels.cpu().numpy(), classes)
+        ).to(device)
+        self._normalization = np.stack([mean, std])
         self._scale = torch.as_tensor(1 / (255 * std), dtype=torch.float32, device=device)
         self._shift = torch.as_tensor(-mean / std, dtype=torch.float32, device=device)
 
@@ -65,27 +68,77 @@ class ClientData:
     def clients(self) -> int:
         return self.partition.clients
 
-    def samples(self, client: int) -> int:
-        """How many training samples a client has."""
-        return len(self.partition.train(client))
+    def shares_images(self, other: ClientData) -> bool:
+        """Whether sample numbers mean the same normalized images as in `other`."""
+        return self.images.data_ptr() == other.images.data_ptr() and np.array_equal(
+            self._normalization, other._normalization
+        )
+
+    def samples(self, client: int, share: float = 1.0) -> int:
+        """How many samples a client's training set, or a share of it, has; at least one."""
+        return max(1, int(share * len(self.partition.train(client))))
+
+    def of(self, part: str, client: int) -> np.ndarray:
+        """The numbers of a client's `train` or `test` samples."""
+        return self.partition.train(client) if part == "train" else self.partition.test(client)
+
+    def labels_of(self, client: int) -> Tensor:
+        """Labels of a client's training samples, int64 (n,)."""
+        return self.labels[torch.from_numpy(self.partition.train(client)).to(self.device)]
 
     def train(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's training images (n, C, H, W), normalized, and labels (n,)."""
-        return self._take(self.partition.train(client))
+        return self.take(torch.from_numpy(self.partition.train(client)).to(self.device))
 
     def test(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's test images (n, C, H, W), normalized, and labels (n,)."""
-        return self._take(self.partition.test(client))
+        return self.take(torch.from_numpy(self.partition.test(client)).to(self.device))
 
-    def orders(self, client: int, round_: int, purpose: int, epochs: int) -> Iterator[Tensor]:
-        """One permutation of the client's training samples for each epoch."""
+    def orders(
+        self,
+        client: int,
+        round_: int,
+        purpose: int,
+        epochs: int,
+        share: float = 1.0,
+        skip: int = 0,
+    ) -> Iterator[Tensor]:
+        """The client's training samples in a new order for each epoch, on the CPU.
+
+        With a share below 1, the same random part of them in all epochs. With `skip`, the
+        epochs that come after the first `skip` ones.
+        """
         rng = stream(self.seed, purpose, round_, client)
-        count = self.samples(client)
-        for _ in range(epochs):
-            yield torch.from_numpy(rng.permutation(count)).to(self.device)
+        used = np.arange(len(self.partition.train(client)))
+        if share < 1:
+            used = stream(self.seed, SAMPLE, purpose, round_, client).choice(
+                used, self.samples(client, share), replace=False
+            )
+        for epoch in range(skip + epochs):
+            order = rng.permutation(len(used))
+            if epoch >= skip:
+                yield torch.from_numpy(used[order])
 
-    def _take(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        index = torch.from_numpy(indices).to(self.device)
-        # Normalized as (n, H, W, C), then seen as (n, C, H, W): that is channels-last memory.
+    def draws(
+        self,
+        client: int,
+        round_: int,
+        purpose: int,
+        epochs: int,
+        steps: int,
+        count: int,
+        skip: int = 0,
+    ) -> Tensor:
+        """Uniform random numbers (epochs, steps, count) for a client's steps, on the CPU.
+
+        With `skip`, those of the epochs that come after the first `skip` ones.
+        """
+        rng = stream(self.seed, purpose, round_, client, 1)
+        drawn = rng.random((skip + epochs, steps, count), dtype=np.float32)
+        return torch.from_numpy(drawn[skip:])
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples by their numbers (...): normalized images (..., C, H, W) and labels (...)."""
+        # Normalized as (..., H, W, C), then seen as (..., C, H, W): that is channels-last memory.
         pixels = torch.addcmul(self._shift, self.images[index].float(), self._scale)
-        return pixels.permute(0, 3, 1, 2), self.labels[index]
+        return pixels.movedim(-1, -3), self.labels[index]

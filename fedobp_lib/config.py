@@ -9,6 +9,7 @@ from typing import Any
 
 from .errors import UserError, unknown
 from .methods import find_method, make_settings
+from .training import PRECISIONS
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
 RESULTS_VERSION = 1
@@ -54,6 +55,7 @@ class RunConfig:
         batch_size: samples in a step.
         lr: learning rate of SGD.
         momentum: of SGD, starting anew each round; None: the protocol's.
+        precision: `fp32`, `tf32` (on a GPU) or `bf16` (autocast) in forward and backward passes.
         seed: of initial weights, cohorts and batch orders, not of the split.
         protocol: `released` (what the authors ran) or `text` (what the paper says).
         test_share: share of each client's data used for testing; None: the protocol's.
@@ -81,6 +83,7 @@ class RunConfig:
     batch_size: int = 32
     lr: float = 0.01
     momentum: float | None = None
+    precision: str = "fp32"
     seed: int = 0
     protocol: str = "released"
     test_share: float | None = None
@@ -139,6 +142,8 @@ class RunConfig:
             raise UserError(f"test_share must lie between 0 and 1, got {self.test_share}")
         if self.seed < 0 or self.partition_seed < 0:
             raise UserError("seeds must not be negative")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         if self.eval_after not in EVAL_AFTER:
             raise unknown("eval_after", self.eval_after, EVAL_AFTER)
         if self.pixels not in ("benchmark", "data"):

@@ -18,14 +18,17 @@ import socket
 import ssl
 import sys
 import tempfile
+import threading
 import urllib.error
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from . import paths
 from .errors import UserError, unknown
@@ -62,7 +65,7 @@ class DatasetSpec:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set in memory.
 
@@ -81,6 +84,16 @@ class ImageData:
     is_train: np.ndarray
     classes: int
     fingerprint: str
+    _copies: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _copying: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and labels on a device; sent there once, however many runs use them."""
+        with self._copying:
+            if str(device) not in self._copies:
+                arrays = (np.ascontiguousarray(a) for a in (self.images, self.labels))
+                self._copies[str(device)] = tuple(torch.from_numpy(a).to(device) for a in arrays)
+            return self._copies[str(device)]
 
     def __len__(self) -> int:
         return len(self.labels)

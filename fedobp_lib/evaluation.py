@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .training import LoopTrainer, Worker
+from .training import Trainer
 
 STAGES = ("before", "after")
 SCOPES = ("cohort", "all")
@@ -66,30 +65,14 @@ class Scores:
         )
 
 
-def evaluate(
-    trainer: LoopTrainer, rows: Tensor, clients: Sequence[int], chunk: int = 512
-) -> Scores:
+def evaluate(trainer: Trainer, rows: Tensor, clients: Sequence[int]) -> Scores:
     """Test each row on its client's test data.
 
     Args:
         trainer: supplies the model and the data.
         rows: float (K, size).
         clients: their K numbers.
-        chunk: test samples in one forward pass.
     """
-    correct = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    samples = torch.zeros(len(rows), dtype=torch.int64)
-
-    @torch.no_grad()
-    def work(worker: Worker, k: int, client: int) -> None:
-        worker.model.eval()
-        images, labels = trainer.data.test(client)
-        for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
-            logits = worker.model(x)
-            correct[k] += (logits.argmax(1) == y).sum()
-            losses[k] += F.cross_entropy(logits, y, reduction="sum").double()
-        samples[k] = len(labels)
-
-    trainer.each(rows, clients, work)
+    correct, losses = trainer.test(rows, clients)
+    samples = torch.tensor([len(trainer.data.partition.test(int(c))) for c in clients])
     return Scores(correct.cpu(), losses.cpu(), samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from urllib.error import URLError
 
@@ -34,12 +35,15 @@ class AvgCNN(nn.Module):
         self.fc1 = nn.Linear(64 * side[0] * side[1], 512)
         self.classifier = nn.Linear(512, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalized images (batch, channels, height, width)."""
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier is given: (batch, 512)."""
         x = F.max_pool2d(self.conv1(images), 2).relu_()
         x = F.max_pool2d(self.conv2(x), 2).relu_()
-        x = self.fc1(x.flatten(1)).relu_()
-        return self.classifier(x)
+        return self.fc1(x.flatten(1)).relu_()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalized images (batch, channels, height, width)."""
+        return self.classifier(self.features(images))
 
 
 class ResNet18(nn.Module):
@@ -75,13 +79,19 @@ class ResNet18(nn.Module):
         self.layer3, self.layer4 = net.layer3, net.layer4
         self.classifier = nn.Linear(512, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalized images (batch, channels, height, width)."""
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier is given: (batch, 512)."""
         x = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         x = F.max_pool2d(self.bn1(self.conv1(x)).relu_(), 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.classifier(x.mean((2, 3)))
+        return x.mean((2, 3))
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalized images (batch, channels, height, width)."""
+        return self.classifier(self.features(images))
+
+
+_RANDOM_STATE = threading.Lock()
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"avgcnn": AvgCNN, "resnet18": ResNet18}
 
@@ -106,6 +116,7 @@ def build_model(
     if pretrained and name != "resnet18":
         raise UserError(f"there are no pretrained weights for {name!r}; only for 'resnet18'")
     options = {"pretrained": pretrained} if name == "resnet18" else {}
-    with torch.random.fork_rng(devices=[]):
+    # Initial weights are drawn from global random state, which runs in other threads share.
+    with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](shape, classes, **options)

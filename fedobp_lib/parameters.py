@@ -8,6 +8,7 @@ row, so that a view of the row already has the memory format the convolution wan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,15 +70,20 @@ class ParameterLayout:
         return layers
 
     def views(self, row: Tensor) -> dict[str, Tensor]:
-        """Named tensors of one row, sharing its memory.
+        """Named tensors of one row, or of a stack of rows, sharing their memory.
 
         Args:
-            row: float tensor (size,), contiguous.
+            row: float (..., size); the tensors keep the leading axes.
         """
         return {
-            name: _view(row[span], shape)
+            name: _view(row[..., span], shape)
             for (name, span), shape in zip(self.spans.items(), self.shapes, strict=True)
         }
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """A row (P,) of the trainable tensors, given in order with their shapes."""
+        flat = [(t.movedim(-3, -1) if t.ndim == 4 else t).flatten() for t in tensors]
+        return torch.cat(flat)
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Copy a model's parameters and buffers into a new row (size,)."""
@@ -102,6 +108,6 @@ class ParameterLayout:
 
 def _view(flat: Tensor, shape: torch.Size) -> Tensor:
     if len(shape) != 4:
-        return flat.view(shape)
+        return flat.unflatten(-1, shape) if shape else flat[..., 0]
     out, channels, height, width = shape
-    return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
+    return flat.unflatten(-1, (out, height, width, channels)).movedim(-1, -3)

@@ -39,6 +39,7 @@ from .evaluation import AVERAGES
 from .partition import Partition
 from .progress import progress_bar
 from .simulation import Simulation, choose_device
+from .training import Backend
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -113,6 +114,7 @@ def run(
     config: RunConfig,
     *,
     device: str = "auto",
+    backend: str | Backend = "auto",
     directory: str | Path | None = None,
     progress: bool | None = None,
     on_round: Callable[[Simulation], None] | None = None,
@@ -123,6 +125,8 @@ def run(
     Args:
         config: what to run.
         device: `auto`, `cpu` or `cuda`.
+        backend: `auto`, `loop` or `batched`, or one shared with other runs; like the device it
+            changes results by rounding only.
         directory: folder of all runs; None: `paths.runs_dir()`.
         progress: show a bar; None: in a terminal or a notebook.
         on_round: called after every round, and once at the start of a continued run.
@@ -139,7 +143,7 @@ def run(
         return RunResult(folder)
 
     where = choose_device(device)
-    simulation = Simulation(config, data, where)
+    simulation = Simulation(config, data, where, backend=backend)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .batched import BatchedBackend
 from .clients import FINE_TUNE, INIT, ClientData, sample_cohort, stream
 from .config import PROTOCOLS, RunConfig
 from .datasets import ImageData
-from .errors import UserError
+from .errors import UserError, unknown
 from .evaluation import Scores, evaluate
 from .methods import Federation, find_method, make_settings
 from .models import build_model
@@ -22,10 +24,12 @@ from .paper import table5_quantile
 from .parameters import ParameterLayout
 from .partition import Partition, dirichlet_partition
 from .progress import progress_bar
-from .training import LocalSettings, LoopTrainer
+from .training import Backend, LocalSettings, LoopBackend, Trainer
 
 HISTORY = ["round", "stage", "scope", "average", "accuracy", "loss"]
 LAYERS = ["round", "layer", "parameters", "personalized"]
+
+BACKENDS = ("auto", "loop", "batched")
 
 # Clients whose models are in memory at once when all clients are tested.
 GROUP = 10
@@ -51,6 +55,38 @@ def choose_device(name: str = "auto") -> torch.device:
     elif device.type != "cpu":
         raise UserError(f"device {name!r} is not supported; use auto, cpu or cuda")
     return device
+
+
+def make_backend(
+    name: str,
+    model: nn.Module,
+    layout: ParameterLayout,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Backend:
+    """The training back-end `loop`, `batched` or, by `auto`, the one that suits the device.
+
+    Raises:
+        UserError: unknown name, or a precision the device does not have.
+    """
+    if name not in BACKENDS:
+        raise unknown("back-end", name, BACKENDS)
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("precision 'tf32' needs a GPU; a CPU has fp32 and bf16")
+    if precision == "bf16" and device.type == "cpu" and not bf16_is_native():
+        print(
+            "this CPU has no bf16 instructions: bf16 works, but slower than fp32", file=sys.stderr
+        )
+    batched = name == "batched" or (name == "auto" and device.type == "cuda")
+    return (BatchedBackend if batched else LoopBackend)(model, layout, device, precision)
+
+
+def bf16_is_native() -> bool:
+    """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); True if PyTorch cannot tell."""
+    asks = [
+        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
+    ]
+    return any(ask is None or ask() for ask in asks)
 
 
 def make_partition(config: RunConfig, data: ImageData) -> Partition:
@@ -82,6 +118,8 @@ class Simulation:
         data: its data set.
         device: where to compute.
         partition: the split; None: the one `config` describes.
+        backend: `loop`, `batched` or `auto`: loop on a CPU, batched on a GPU; or one that is
+            there already.
 
     Attributes:
         round: rounds finished.
@@ -98,6 +136,7 @@ class Simulation:
         data: ImageData,
         device: torch.device | str = "cpu",
         partition: Partition | None = None,
+        backend: str | Backend = "auto",
     ) -> None:
         config = config.resolved()
         partition = partition or make_partition(config, data)
@@ -105,7 +144,7 @@ class Simulation:
         self.device = torch.device(device)
         mean, std = data.normalization(config.pixels)
         self.data = ClientData(
-            data.images, data.labels, partition, mean, std, data.classes, self.device, config.seed
+            *data.on(self.device), partition, mean, std, data.classes, self.device, config.seed
         )
         init_seed = int(stream(config.seed, INIT).integers(2**63))
         model = build_model(
@@ -114,7 +153,9 @@ class Simulation:
         self.layout = ParameterLayout.of(model)
         initial = self.layout.flatten(model).to(self.device)
         settings = LocalSettings(config.local_epochs, config.batch_size, config.lr, config.momentum)
-        self.trainer = LoopTrainer(model, self.layout, self.data, settings)
+        if isinstance(backend, str):
+            backend = make_backend(backend, model, self.layout, self.device, config.precision)
+        self.trainer = Trainer(backend, self.data, settings)
         method = find_method(config.method)
         self.method = method(
             Federation(
@@ -124,6 +165,7 @@ class Simulation:
                 trainer=self.trainer,
                 quantile_rule=PROTOCOLS[config.protocol]["quantile_rule"],
                 quantile=table5_quantile(config.dataset, config.alpha),
+                rounds=config.rounds,
             ),
             make_settings(method, config.settings),
         )
@@ -147,6 +189,7 @@ class Simulation:
     def step(self) -> None:
         """Run one communication round, with its evaluations."""
         self.round += 1
+        self.method.round = self.round
         cohort = sample_cohort(
             self.config.seed,
             self.round,
@@ -157,11 +200,11 @@ class Simulation:
 
         began = self._clock()
         start, personal = self.method.start(clients)
-        trained = self.method.train(start, clients, self.round)
+        trained = self.method.train(start, clients)
         ended = self._clock()
 
-        self._record("before", "cohort", evaluate(self.trainer, start, cohort))
-        self._record("after", "cohort", evaluate(self.trainer, trained, cohort))
+        self._record("before", "cohort", self._test(start, clients))
+        self._record("after", "cohort", self._test(trained, clients))
         self._record_layers(personal, len(cohort))
         evaluated = self._clock()
 
@@ -173,6 +216,9 @@ class Simulation:
             self._evaluate_all()
         self.seconds["evaluation"] += evaluated - ended + self._clock() - finished
 
+    def _test(self, rows: Tensor, clients: Tensor) -> Scores:
+        return evaluate(self.trainer, self.method.models(rows, clients), clients.tolist())
+
     def _evaluate_all(self) -> None:
         """Test every client's model, and where asked the same model after fine-tuning."""
         when = self.config.eval_after
@@ -180,10 +226,10 @@ class Simulation:
         scores: dict[str, list[Scores]] = {"before": [], "after": []} if tune else {"before": []}
         for clients in torch.arange(self.data.clients, device=self.device).split(GROUP):
             start, _ = self.method.start(clients)
-            scores["before"].append(evaluate(self.trainer, start, clients.tolist()))
+            scores["before"].append(self._test(start, clients))
             if tune:
-                tuned = self.method.train(start, clients, self.round, FINE_TUNE)
-                scores["after"].append(evaluate(self.trainer, tuned, clients.tolist()))
+                tuned = self.method.train(start, clients, FINE_TUNE)
+                scores["after"].append(self._test(tuned, clients))
         for stage, parts in scores.items():
             joined = Scores.join(parts)
             self._record(stage, "all", joined)
@@ -224,7 +270,7 @@ class Simulation:
             raise KeyError("the state is of another method")
         for name, tensor in state["method"].items():
             method[name].copy_(tensor)
-        self.round = state["round"]
+        self.round = self.method.round = state["round"]
         self.history = state["history"]
         self.layers = state["layers"]
         self.seconds = state["seconds"]

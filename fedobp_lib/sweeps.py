@@ -5,15 +5,23 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
+
+import torch
 
 from . import paths, runs
 from .config import RunConfig
 from .errors import UserError, unknown
 from .methods import METHODS, find_method
+from .models import build_model
+from .packing import together
+from .parameters import ParameterLayout
 from .progress import progress_bar
 from .runs import RunResult
+from .simulation import Simulation, choose_device, make_backend
+from .training import Backend
 
 PAPER_DATASETS = (
     "cifar10", "cifar100", "emnist", "svhn", "mnist", "fmnist", "medmnistA", "medmnistC",
@@ -47,7 +55,7 @@ PRESETS = {
     ),
     "quick": Preset(
         datasets=("digits",),
-        alphas=(0.1, 0.5),
+        alphas=(0.1,),
         seeds=(0, 1),
         purpose="minutes on a laptop; the embedded digits, 20 clients, 20 rounds",
         settings={"rounds": 20},
@@ -126,7 +134,10 @@ def missing(configs: Iterable[RunConfig]) -> list[RunConfig]:
 
 
 def run_all(
-    configs: Sequence[RunConfig], device: str = "auto", progress: bool = True
+    configs: Sequence[RunConfig],
+    device: str = "auto",
+    progress: bool = True,
+    pack: int | None = None,
 ) -> list[RunResult]:
     """The results of all runs, computing the missing ones under one progress bar.
 
@@ -136,20 +147,69 @@ def run_all(
         configs: the runs.
         device: `auto`, `cpu` or `cuda`.
         progress: show a bar with the time left while there is work.
+        pack: how many runs are computed as one batch where they have data set, model and sizes
+            in common; None: 4 on a GPU, 1 on a CPU. Results are those of the runs alone, up to
+            rounding.
     """
     todo = missing(configs)
+    where = choose_device(device)
+    if pack is None:
+        pack = 4 if where.type == "cuda" else 1
     bar = progress_bar(sum(config.resolved().rounds for config in todo), progress and bool(todo))
+    done: dict[int, int] = {}
     with bar:
-        for number, config in enumerate(todo, 1):
-            seed = f"seed {config.seed}"
-            bar.set_description(
-                f"run {number}/{len(todo)}: {config.method}, {config.dataset}, {seed}"
-            )
-            done = bar.n
-            runs.run(
-                config,
-                device=device,
-                progress=False,
-                on_round=lambda s, base=done: bar.update(base + s.round - bar.n),
-            )
+        for group in packs(todo, pack):
+            bar.set_description(f"run {len(done) + 1}/{len(todo)}: {_names(group)}")
+            works = []
+            for config in group:
+                number = len(done)
+                done[number] = 0
+
+                def on_round(simulation: Simulation, number: int = number) -> None:
+                    done[number] = simulation.round
+                    bar.update(sum(done.values()) - bar.n)
+
+                works.append(partial(_run_one, config, device=device, on_round=on_round))
+            if len(works) == 1:
+                works[0]("auto")
+            else:
+                together(shared_backend(group[0], where), works)
     return [runs.run(config, device=device, progress=False) for config in configs]
+
+
+def packs(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
+    """Runs that can be computed as one batch, at most `size` together, in order."""
+    groups: list[list[RunConfig]] = []
+    for config in configs:
+        for group in groups:
+            if len(group) < size and _batch_key(config) == _batch_key(group[0]):
+                group.append(config)
+                break
+        else:
+            groups.append([config])
+    return groups
+
+
+def shared_backend(config: RunConfig, device: torch.device) -> Backend:
+    """A back-end for every run that fits into one batch with `config`."""
+    data = runs.load_data(config.dataset)
+    model = build_model(config.model, data.shape, data.classes, 0, config.pretrained)
+    layout = ParameterLayout.of(model)
+    return make_backend("auto", model, layout, device, config.precision)
+
+
+def _batch_key(config: RunConfig) -> tuple:
+    config = config.resolved()
+    names = ("dataset", "model", "local_epochs", "batch_size", "precision", "pixels")
+    return tuple(getattr(config, name) for name in names)
+
+
+def _run_one(config: RunConfig, backend: str | Backend, **options: Any) -> RunResult:
+    return runs.run(config, backend=backend, progress=False, **options)
+
+
+def _names(group: Sequence[RunConfig]) -> str:
+    methods = ", ".join(dict.fromkeys(config.method for config in group))
+    datasets = ", ".join(dict.fromkeys(config.dataset for config in group))
+    seeds = ", ".join(dict.fromkeys(str(config.seed) for config in group))
+    return f"{methods}, {datasets}, seed {seeds}"

@@ -1,6 +1,8 @@
-"""Every test works in a folder of its own; two threads, as results depend on their number."""
+"""Every test works in a folder of its own, with two threads unless told otherwise."""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from fedobp_lib.clients import ClientData
 from fedobp_lib.models import build_model
 from fedobp_lib.parameters import ParameterLayout
 from fedobp_lib.partition import dirichlet_partition
-from fedobp_lib.training import LocalSettings, LoopTrainer
+from fedobp_lib.simulation import make_backend
+from fedobp_lib.training import LocalSettings, Trainer
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 settings.register_profile("kit", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("kit")
 
@@ -37,9 +40,14 @@ def small_data() -> ClientData:
     return ClientData(images, labels, partition, mean, std, 3, torch.device("cpu"), seed=5)
 
 
-@pytest.fixture
-def small_trainer(small_data) -> LoopTrainer:
-    """A loop trainer over `small_data` with AvgCNN."""
+def make_trainer(data: ClientData, backend: str = "loop", **settings) -> Trainer:
+    """A trainer with AvgCNN for 28x28 images of three classes."""
     model = build_model("avgcnn", (28, 28, 1), 3, seed=0)
-    layout = ParameterLayout.of(model)
-    return LoopTrainer(model, layout, small_data, LocalSettings(epochs=2, batch_size=8))
+    computes = make_backend(backend, model, ParameterLayout.of(model), data.device)
+    return Trainer(computes, data, LocalSettings(**({"epochs": 2, "batch_size": 8} | settings)))
+
+
+@pytest.fixture
+def small_trainer(small_data) -> Trainer:
+    """A loop trainer over `small_data`."""
+    return make_trainer(small_data)

@@ -1,13 +1,15 @@
-"""What a method is: four small hooks around local training, on rows of flat parameters.
+"""What a method is: a few small hooks around local training, on rows of flat parameters.
 
 A round, as the simulation runs it:
 
     start, personal = method.start(cohort)            # what each client begins with
-    trained = method.train(start, cohort, round_)     # its local training
+    trained = method.train(start, cohort)             # its local training
     method.finish(cohort, start, trained)             # what server and clients keep
 
-`start` and `train` change nothing, so any client's model can be looked at or fine-tuned at any
-time; all that a method remembers changes in `finish` and lives in `state`.
+What `train` optimizes is said by `task`, plain SGD unless a method differs. Rows are models
+unless `models` says how to read them. `method.round` is the number of the round, from 1. `start`
+and `train` change nothing, so any client's model can be looked at or fine-tuned at any time; all
+that a method remembers changes in `finish` and lives in `state`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from torch import Tensor
 from ..clients import TRAIN, ClientData
 from ..errors import UserError, unknown
 from ..parameters import ParameterLayout
-from ..training import LoopTrainer
+from ..tasks import Task
+from ..training import Trainer
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,16 @@ class Federation:
         trainer: trains rows.
         quantile_rule: the protocol's quantile rule.
         quantile: Table 5's quantile for this data set and alpha, else 0.9995.
+        rounds: how many rounds the run has, for what changes towards its end.
     """
 
     initial: Tensor
     layout: ParameterLayout
     data: ClientData
-    trainer: LoopTrainer
+    trainer: Trainer
     quantile_rule: str = "linear"
     quantile: float = 0.9995
+    rounds: int = 400
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Method:
         self.federation = federation
         self.settings = settings if settings is not None else self.Settings()
         self.state: dict[str, Tensor] = {"global": federation.initial.clone()}
+        self.round = 0
 
     @property
     def global_params(self) -> Tensor:
@@ -92,9 +98,24 @@ class Method:
         """
         return self.global_params.expand(len(clients), -1), None
 
-    def train(self, start: Tensor, clients: Tensor, round_: int, purpose: int = TRAIN) -> Tensor:
-        """The rows after local training (K, size)."""
-        return self.federation.trainer.fit(start, clients.tolist(), round_, purpose)
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        """What local training optimizes, beginning with the rows `start`."""
+        return Task(start)
+
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        """The rows after local training.
+
+        Args:
+            start: as the hook `start` gave them.
+            clients: int64 (K,).
+            purpose: `TRAIN`, or `FINE_TUNE` when a client tries its model out; it orders batches.
+        """
+        task = self.task(start, clients)
+        return self.federation.trainer.fit(task, clients.tolist(), self.round, purpose)
+
+    def models(self, rows: Tensor, clients: Tensor) -> Tensor:
+        """The models (K, size) to test, of rows before or after training."""
+        return rows
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         """Keep what server and clients keep after a round."""

@@ -27,7 +27,7 @@ class MajorityClass(Method):
         rows[torch.arange(len(clients), device=rows.device), bias.start + favourite] = 1
         return rows, None
 
-    def train(self, start: Tensor, clients: Tensor, round_: int, purpose: int = TRAIN) -> Tensor:
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
         return start
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
