@@ -26,6 +26,7 @@ from .runs import RunResult
 
 HIGHLIGHT = "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
+MANY = 7  # more lines in one panel cannot be told apart
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 STYLE = {
     "figure.dpi": 110,
@@ -147,8 +148,14 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
-    """One panel a data set and alpha; lines with bands, labelled at their ends."""
+    """Accuracy over rounds, with bands.
+
+    Few methods: one panel a data set and alpha, lines labelled at their ends. More than
+    `MANY` methods: one small panel a method.
+    """
     panels = list(frame.groupby(["dataset", "alpha"], sort=False))
+    if frame["method"].nunique() > MANY:
+        return _small_multiples(panels)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
@@ -167,6 +174,59 @@ def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
     return figure
 
 
+def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Figure:
+    """A block a data set and alpha: each method alone against FedOBP, all others pale behind."""
+    columns = 4
+    heights = [-(-panel["method"].nunique() // columns) for _, panel in panels]
+    with plt.rc_context(STYLE):
+        figure = plt.figure(
+            figsize=(8.4, 1.5 * sum(heights) + 0.6 * len(panels)), layout="constrained"
+        )
+        blocks = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
+        for block, rows, ((dataset, alpha), panel) in zip(
+            blocks.flat, heights, panels, strict=True
+        ):
+            seeds = _seeds(int(panel["seeds"].max()))
+            block.suptitle(
+                f"{dataset}, α = {alpha}   ({seeds}; percent over rounds)",
+                x=0.01, ha="left", fontsize=10,
+            )  # fmt: skip
+            axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            _method_panels(axes, panel)
+        plt.close(figure)
+    return figure
+
+
+def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
+    best = panel.groupby("method")["mean"].apply(lambda mean: mean.iloc[-1])
+    order = list(best.sort_values(ascending=False).index)
+    lines = dict(list(panel.groupby("method", sort=False)))
+    ours = lines.get("fedobp")
+    for axis, method in zip(axes.flat, order, strict=False):
+        for other in lines.values():
+            axis.plot(other["round"], other["mean"], color="#d9d9d9", lw=0.6)
+        if ours is not None:
+            axis.plot(ours["round"], ours["mean"], color=HIGHLIGHT, lw=1.0, ls="--", zorder=4)
+        line, own = lines[method], method == "fedobp"
+        color = HIGHLIGHT if own else "#0072B2"
+        axis.plot(line["round"], line["mean"], color=color, lw=2.2 if own else 1.6, zorder=5)
+        axis.fill_between(line["round"], line["low"], line["high"], color=color, alpha=0.18, lw=0)
+        axis.set_title(
+            f"{_title(method)}  {best[method]:.1f}",
+            loc="left", pad=3, fontsize=8.5, color=color if own else "black",
+            fontweight="bold" if own else "normal",
+        )  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.tick_params(labelsize=7.5)
+    # Pale lines far below would squeeze what matters; a tenth of the values may be cut off.
+    floor = max(0, np.floor(panel["mean"].quantile(0.05) - 5))
+    axes.flat[0].set_ylim(floor, min(101, panel["high"].max() + 2))
+    for axis in axes.flat[len(order) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy, %", fontsize=8)
+
+
 def _curves(axis: Axes, panel: pd.DataFrame) -> None:
     styles = method_style(list(panel["method"].unique()))
     ends = []
@@ -176,8 +236,7 @@ def _curves(axis: Axes, panel: pd.DataFrame) -> None:
         axis.fill_between(
             line["round"], line["low"], line["high"], color=style["color"], alpha=0.13, lw=0
         )
-        title = METHODS[method].title if method in METHODS else method
-        ends.append((line["mean"].iloc[-1], title, style))
+        ends.append((line["mean"].iloc[-1], _title(method), style))
     last = panel["round"].max()
     axis.set_xlim(panel["round"].min(), last)
     low, high = panel["low"].min(), panel["high"].max()
@@ -411,6 +470,10 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
 def _whole_numbers(axis: Axes, label: str) -> None:
     axis.set_xlabel(label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _title(method: str) -> str:
+    return METHODS[method].title if method in METHODS else method
 
 
 def _seeds(count: int) -> str:

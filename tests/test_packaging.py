@@ -10,6 +10,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from fedobp_lib.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = [
@@ -62,3 +64,8 @@ def test_tables_of_the_readme_are_the_measured_ones():
     spec.loader.exec_module(table)
     text = (ROOT / "README.md").read_text()
     assert table.BLOCK.search(text) and table.filled(text) == text
+
+
+def test_the_readme_lists_every_method():
+    listed = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(METHODS)

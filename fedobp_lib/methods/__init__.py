@@ -1,6 +1,24 @@
 """One file per method; importing a file registers its method."""
 
-from . import fedavg, fedobp, fedper, local_only, majority_class  # noqa: F401
+from ..tasks import Task
+from . import (  # noqa: F401
+    apfl,
+    fedala,
+    fedavg,
+    feddpa,
+    fedobp,
+    fedper,
+    fedrep,
+    fedselect,
+    fedspa,
+    ffgg,
+    floco,
+    flute,
+    lg_fedavg,
+    local_only,
+    majority_class,
+    pfedfda,
+)
 from .base import METHODS, Federation, Method, find_method, make_settings, register
 
-__all__ = ["METHODS", "Federation", "Method", "find_method", "make_settings", "register"]
+__all__ = ["METHODS", "Federation", "Method", "Task", "find_method", "make_settings", "register"]

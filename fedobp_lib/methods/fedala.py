@@ -1,0 +1,156 @@
+"""FedALA (Zhang et al., AAAI 2023): every client learns how much of the server's model it takes.
+
+A client has an old model, its own after its last local training, and for each parameter of the
+upper layers a weight in [0, 1]. In a round, each client of the cohort
+1. takes the lower layers from the server as they are,
+2. sets each parameter of the upper layers to old + (server - old) * weight,
+3. learns the weights by SGD through step 2 on a random part of its data, clipped to [0, 1] after
+   each step; the first time until its loss settles, in later rounds in one pass,
+4. trains the model that the weights give, and uploads it;
+the server averages the uploads. Weights are one at first. Where old and server's model agree, as
+in the first round, there is nothing to learn, and the next time counts as the first.
+
+A client that was never selected has the initial model for its old one, as in the official code.
+All passes of a round see the same part of the data, each in a new order, with short batches
+used, not dropped. The loss has settled when its standard deviation over the last passes is below
+a threshold. The official code takes each pass's last batch for it; this kit all training samples
+after the pass, which is less a matter of chance, and it ends after some passes in any case.
+Running statistics of batch normalization come from the server.
+
+In the benchmark behind the FedOBP paper all clients share one old model and one set of weights,
+those of whoever came before; here each client has its own, as in FedALA's paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..clients import LEARN
+from ..errors import UserError
+from ..tasks import Task
+from .base import Federation, Method, register
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of FedALA.
+
+    Attributes:
+        layers: p, number of upper layers with weights (paper: 1, the classifier).
+        share: s, part of a client's data on which it learns weights (paper: 80 %).
+        eta: learning rate of the weights (paper: 1).
+        threshold: the loss has settled when its standard deviation is below (official code: 0.1).
+        window: over this many passes (official code: 10; at least one pass more is made).
+        passes: at most, the first time; not limited in the official code.
+    """
+
+    layers: int = 1
+    share: float = 0.8
+    eta: float = 1.0
+    threshold: float = 0.1
+    window: int = 10
+    passes: int = 50
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise UserError(f"FedALA needs at least one layer with weights, got {self.layers}")
+        if not 0 < self.share <= 1:
+            raise UserError(f"the share must lie in (0, 1], got {self.share}")
+        if not (self.eta > 0 and self.threshold > 0):
+            raise UserError("eta and threshold must be positive")
+        if not (self.window >= 2 and self.passes >= 1):
+            raise UserError("window must be at least 2 and passes at least 1")
+
+
+class AggregationWeights(Task):
+    """Learns weights (K, D) of the `columns`; given are `global` (K, size) and `local` (K, D)."""
+
+    def __init__(self, weights: Tensor, columns: slice, **given: Tensor) -> None:
+        super().__init__(weights, **given)
+        self.columns = columns
+
+    def direction(self, variables, given, phase, gradient, draw) -> Tensor:
+        local, models = given["local"], given["global"].clone()
+        step = models[:, self.columns] - local
+        models[:, self.columns] = torch.lerp(local, models[:, self.columns], variables)
+        return gradient(models)[:, self.columns] * step
+
+    def project(self, variables, given) -> None:
+        variables.clamp_(0, 1)
+
+
+@register("fedala")
+class FedALA(Method):
+    """Rows before training are a model, and behind it the weights that made it."""
+
+    title = "FedALA"
+    source = "Zhang et al. 2023, arXiv 2212.01197"
+    Settings = Settings
+
+    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+        super().__init__(federation, settings)
+        layout, layers = federation.layout, list(federation.layout.layers.values())
+        if self.settings.layers > len(layers):
+            raise UserError(f"the model has {len(layers)} layers, not {self.settings.layers}")
+        self.columns = slice(layers[-self.settings.layers].start, layout.parameters)
+        upper = federation.initial[self.columns].repeat(federation.data.clients, 1)
+        self.state["upper"] = upper  # the old models' upper layers
+        self.state["weights"] = torch.ones_like(upper)
+        self.state["learned"] = torch.zeros(len(upper), dtype=torch.bool, device=upper.device)
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self.learn(clients)
+        personal = weights.new_zeros(len(clients), self.federation.layout.parameters).bool()
+        personal[:, self.columns] = weights < 1
+        return torch.cat([self.blend(weights, clients), weights], dim=1), personal
+
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        return Task(self.models(start, clients))
+
+    def models(self, rows: Tensor, clients: Tensor) -> Tensor:
+        return rows[:, : self.federation.layout.size]
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        self.state["learned"][clients] = self.state["learned"][clients] | self.differs(clients)
+        self.state["weights"][clients] = start[:, self.federation.layout.size :]
+        self.state["upper"][clients] = trained[:, self.columns]
+        super().finish(clients, start, trained)
+
+    def differs(self, clients: Tensor) -> Tensor:
+        """Whether a client's old model is another than the server's: bool (K,)."""
+        return (self.state["upper"][clients] != self.global_params[self.columns]).any(1)
+
+    def blend(self, weights: Tensor, clients: Tensor) -> Tensor:
+        """The models (K, size) that weights (K, D) make; with weight one exactly the server's."""
+        rows = self.global_params.repeat(len(clients), 1)
+        local = self.state["upper"][clients]
+        rows[:, self.columns] = torch.lerp(local, rows[:, self.columns], weights)
+        return rows
+
+    def learn(self, clients: Tensor) -> Tensor:
+        """The clients' weights (K, D) after this round's learning."""
+        chosen, trainer = self.settings, self.federation.trainer
+        weights = self.state["weights"][clients]
+        losses = weights.new_zeros(chosen.passes, len(clients), dtype=torch.float64)
+        active = self.differs(clients).nonzero()[:, 0]
+        for number in range(chosen.passes):
+            if not len(active):
+                break
+            there = clients[active]
+            server = self.global_params.expand(len(active), -1)
+            given = {"global": server, "local": self.state["upper"][there]}
+            task = AggregationWeights(weights[active], self.columns, **given)
+            sgd = {"epochs": 1, "share": chosen.share, "lr": chosen.eta, "momentum": 0.0}
+            place = there.tolist(), self.round, LEARN
+            weights[active] = trainer.fit(task, *place, skip=number, **sgd)
+            active = active[~self.state["learned"][there]]
+            if len(active):
+                models = self.blend(weights[active], clients[active])
+                losses[number, active] = trainer.losses(models, clients[active].tolist())
+            if number >= chosen.window:
+                latest = losses[number + 1 - chosen.window : number + 1, active]
+                active = active[latest.std(0, correction=0) >= chosen.threshold]
+        return weights

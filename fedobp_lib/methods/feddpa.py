@@ -1,0 +1,197 @@
+"""FedDPA (Yang, Huang, Ye, NeurIPS 2023): personal is what a client's Fisher information marks.
+
+A client keeps the model of its last round. In a round, each client of the cohort
+1. takes the Fisher information of that model on its own data: for each parameter, the mean of
+   the squared gradients of its single samples;
+2. scales it to [0, 1] within each tensor; parameters above the threshold are personal;
+3. keeps its personal parameters and takes the shared ones from the server;
+4. trains the personal parameters alone, for all its epochs, with the constraint
+   `lambda_1 / 2 * L` added to the loss; L is the sum over tensors of the distance from the
+   server's model (a length, not its square), so personal parameters do not stray far;
+5. trains the shared parameters alone, for as many epochs again, with the constraint
+   `lambda_2 / 2 * |L - bound|`, so that L comes near the clipping bound and clipping takes
+   little away;
+6. uploads the update of the whole model, clipped and noised if asked, and keeps the model
+   itself as it was trained, without noise.
+The server adds the mean of the updates, weighted by training samples.
+
+The steps are those of the authors' code (xiyuanyang45/DynamicPFL), which trains by Adam; here
+the federation's SGD does. Clipping and noise are off, as in the comparison of the FedOBP paper.
+The benchmark behind it takes the threshold for a quantile of each tensor (`rule="quantile"`: at
+0.4, 60 % are personal), trains all parameters at once without constraints, and computes the
+Fisher values on the model of the client that was trained before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clients import TRAIN, stream
+from ..decoupling import merge, personal_mask, threshold
+from ..errors import UserError, unknown
+from ..tasks import Gradient, Task
+from .base import Federation, Method, register
+
+RULES = ("value", "quantile")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of FedDPA; the defaults are those of the authors' code.
+
+    Attributes:
+        threshold: in [0, 1]; 0.4 also in the FedOBP paper's Appendix B.4.
+        rule: `value`: the threshold is one of scaled Fisher values; `quantile`: of each
+            tensor's quantile.
+        lambda_1: strength of the constraint on personal parameters.
+        lambda_2: strength of the constraint on shared parameters.
+        bound: length to which updates are drawn, and clipped if they are.
+        clip: shorten uploaded updates to `bound`. The authors do; off here.
+        noise: noise multiplier; normal noise of deviation `noise * bound / sqrt(clients)` is
+            added to every uploaded parameter. The authors derive it from a privacy budget.
+            Buffers of batch normalization are neither clipped nor noised.
+    """
+
+    threshold: float = 0.4
+    rule: str = "value"
+    lambda_1: float = 0.1
+    lambda_2: float = 0.05
+    bound: float = 0.5
+    clip: bool = False
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UserError(f"the threshold must lie in [0, 1], got {self.threshold}")
+        if self.rule not in RULES:
+            raise unknown("threshold rule", self.rule, RULES)
+        for name in ("lambda_1", "lambda_2", "noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.bound < math.inf:
+            raise UserError(f"the bound must be positive, got {self.bound}")
+        if self.noise and not self.clip:
+            raise UserError("noise protects nothing without clipping; set clip=true as well")
+
+
+class PersonalThenShared(Task):
+    """Half of the epochs for the personal parameters, half for the shared ones.
+
+    Args:
+        sizes: numbers of parameters of the tensors.
+        settings: strengths and bound.
+        variables: models (K, size).
+        given: `personal`, bool (K, size), false in buffer columns, and `server`, the server's
+            model (K, size), the same in every row.
+    """
+
+    def __init__(
+        self, sizes: list[int], settings: Settings, variables: Tensor, **given: Tensor
+    ) -> None:
+        super().__init__(variables, **given)
+        self.sizes, self.settings = sizes, settings
+
+    def phase(self, epoch: int, epochs: int) -> str:
+        return "personal" if 2 * epoch < epochs else "shared"
+
+    def mask(self, given: dict[str, Tensor], phase: str) -> Tensor:
+        return given["personal"] if phase == "personal" else ~given["personal"]
+
+    def direction(
+        self, variables: Tensor, given: dict, phase: str, gradient: Gradient, draw: Tensor
+    ) -> Tensor:
+        columns = slice(0, sum(self.sizes))
+        parts = (variables - given["server"])[:, columns].split(self.sizes, dim=1)
+        lengths = [part.norm(dim=1, keepdim=True) for part in parts]
+        # The gradient of a length; of length zero, zero.
+        outwards = torch.cat(
+            [p / n.clamp_min(1e-30) for p, n in zip(parts, lengths, strict=True)], dim=1
+        )
+        if phase == "personal":
+            pull = self.settings.lambda_1 / 2
+        else:
+            pull = self.settings.lambda_2 / 2 * (sum(lengths) - self.settings.bound).sign()
+        direction = gradient(variables)
+        direction[:, columns] += pull * outwards
+        return direction
+
+
+@register("feddpa")
+class FedDPA(Method):
+    """Element-wise personalization by the client's own Fisher information."""
+
+    title = "FedDPA"
+    source = "Yang, Huang, Ye 2023, NeurIPS; code xiyuanyang45/DynamicPFL"
+    Settings = Settings
+
+    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+        super().__init__(federation, settings)
+        layout = federation.layout
+        spans = [s for s in layout.spans.values() if s.start < layout.parameters]
+        self.sizes = [span.stop - span.start for span in spans]
+        self.state["local"] = self.bank()
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
+        """A row is the merged model and then, as zeros and ones, which parameters are personal."""
+        local = self.state["local"][clients]
+        mask = self.personal(local, clients)
+        return torch.cat([merge(mask, local, self.global_params), mask], dim=1), mask
+
+    def personal(self, local: Tensor, clients: Tensor) -> Tensor:
+        """Bool (K, P): the scaled Fisher information of the models is above the threshold."""
+        fisher = self.federation.trainer.fisher(local, clients.tolist())
+        masks = []
+        for values in fisher.split(self.sizes, dim=1):
+            low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+            # Where all values are equal, none stands out: zeros.
+            scaled = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
+            tau = scaled.new_full((len(scaled),), self.settings.threshold)
+            if self.settings.rule == "quantile":
+                tau = threshold(scaled, self.settings.threshold)
+            masks.append(personal_mask(scaled, tau))
+        return torch.cat(masks, dim=1)
+
+    def models(self, rows: Tensor, clients: Tensor) -> Tensor:
+        return rows[:, : self.federation.layout.size]
+
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        layout = self.federation.layout
+        personal = F.pad(start[:, layout.size :] > 0, (0, layout.size - layout.parameters))
+        server = self.global_params.expand(len(clients), -1)
+        models = self.models(start, clients)
+        return PersonalThenShared(
+            self.sizes, self.settings, models, personal=personal, server=server
+        )
+
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        trainer = self.federation.trainer
+        task, epochs = self.task(start, clients), 2 * trainer.settings.epochs
+        return trainer.fit(task, clients.tolist(), self.round, purpose, epochs=epochs)
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        self.state["local"][clients] = trained
+        super().finish(clients, start, self.uploads(clients, trained))
+
+    def uploads(self, clients: Tensor, trained: Tensor) -> Tensor:
+        """The models (K, size) as the server gets them, clipped and noised if asked."""
+        if not self.settings.clip:
+            return trained
+        columns = slice(0, self.federation.layout.parameters)
+        update = (trained - self.global_params)[:, columns]
+        update = update / (update.norm(dim=1, keepdim=True) / self.settings.bound).clamp_min(1)
+        if self.settings.noise:
+            data = self.federation.data
+            deviation = self.settings.noise * self.settings.bound / math.sqrt(data.clients)
+            for row, client in zip(update, clients.tolist(), strict=True):
+                # The last number keeps this apart from the client's batches and draws.
+                rng = stream(data.seed, TRAIN, self.round, client, 2)
+                noise = torch.from_numpy(rng.standard_normal(len(row), dtype="float32"))
+                row += deviation * noise.to(row.device)
+        uploaded = trained.clone()
+        uploaded[:, columns] = self.global_params[columns] + update
+        return uploaded

@@ -1,0 +1,130 @@
+"""FedSelect (Tamirisa et al., CVPR 2024): what moves most in local training becomes personal.
+
+Every client has a mask of personal parameters, empty at first. In a round, each client of the
+cohort
+1. starts from its own values where its mask holds and from the server's elsewhere,
+2. trains by turns (LocalAlt): in each local epoch, a pass over its data that moves the personal
+   parameters only, then one that moves the shared parameters only,
+3. uploads the shared parameters,
+4. extends its mask (GradSelect): of each weight tensor, the share `rate` of the parameters that
+   are still shared joins, those that steps 1 to 2 moved furthest, until the share `limit` of the
+   tensor is personal.
+The server takes, for every parameter, the plain mean over the clients of the cohort that shared
+it in this round; what none of them shared keeps the server's value. A new mask holds from the
+next round on, so a newly personal parameter starts from that mean, the last its client received.
+
+Where the paper leaves room this follows the official code: shares are counted tensor by tensor,
+biases are never personal, and the mean is not weighted by numbers of samples (there all clients
+have equally many). That code looks for new parameters every third round, and lets a tensor pass
+the limit in its last extension; this kit extends the mask in each round a client takes part, as
+the paper does, and stops at the limit. A parameter that did not move at all is not selected.
+Passes that move one part only make the round twice as long as FedAvg's with as many epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..clients import TRAIN
+from ..decoupling import merge
+from ..errors import UserError
+from ..tasks import Task
+from .base import Federation, Method, register
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of FedSelect.
+
+    Attributes:
+        rate: p, share of a tensor's shared parameters that become personal in a round
+            (official code: 25 %).
+        limit: alpha, share of a tensor that may be personal (official code: 80 %).
+    """
+
+    rate: float = 0.25
+    limit: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "limit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"the {name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+class LocalAlt(Task):
+    """Trains models (K, size), by turns where `personal` (K, size) holds and where it does not."""
+
+    def phase(self, epoch: int, epochs: int) -> str:
+        return "shared" if epoch % 2 else "personal"
+
+    def mask(self, given: dict[str, Tensor], phase: str) -> Tensor:
+        return given["personal"] if phase == "personal" else ~given["personal"]
+
+
+def grow(mask: Tensor, update: Tensor, rate: float, limit: float) -> Tensor:
+    """The masks (K, N) of one tensor, extended by the largest of the updates (K, N) >= 0.
+
+    Of equal updates the first ones are taken.
+    """
+    personal = mask.sum(1, dtype=torch.float64)
+    wanted = ((mask.shape[1] - personal) * rate).round()
+    room = int(limit * mask.shape[1]) - personal
+    count = torch.minimum(wanted, room)
+    candidates = update.masked_fill(mask, 0)
+    order = candidates.argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(mask.shape[1], device=mask.device) < count[:, None]
+    chosen = torch.zeros_like(mask).scatter(1, order, first)
+    return mask | (chosen & (candidates > 0))
+
+
+@register("fedselect")
+class FedSelect(Method):
+    """Element-wise personalization that grows with the size of updates."""
+
+    title = "FedSelect"
+    source = "Tamirisa et al. 2024, arXiv 2404.02478"
+    Settings = Settings
+
+    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+        super().__init__(federation, settings)
+        self.state["local"] = self.bank()
+        columns = slice(0, federation.layout.parameters)
+        self.state["mask"] = torch.zeros_like(self.state["local"][:, columns], dtype=torch.bool)
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self.state["mask"][clients]
+        return merge(mask, self.state["local"][clients], self.global_params), mask
+
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        return LocalAlt(start, personal=self.personal(clients))
+
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        trainer, task = self.federation.trainer, self.task(start, clients)
+        passes = 2 * trainer.settings.epochs
+        return trainer.fit(task, clients.tolist(), self.round, purpose, epochs=passes)
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        personal = self.personal(clients)
+        sharers = (~personal).sum(0)
+        total = trained.masked_fill(personal, 0).sum(0)
+        mean = torch.where(sharers > 0, total / sharers.clamp(min=1), self.global_params)
+        self.state["global"] = mean
+        self.state["local"][clients] = torch.where(personal, trained, mean)
+        self.state["mask"][clients] = self.extended(clients, (trained - start).abs())
+
+    def personal(self, clients: Tensor) -> Tensor:
+        """The masks, a column for each of a row: bool (K, size); buffers are shared."""
+        mask, layout = self.state["mask"][clients], self.federation.layout
+        return torch.nn.functional.pad(mask, (0, layout.size - layout.parameters))
+
+    def extended(self, clients: Tensor, update: Tensor) -> Tensor:
+        """The clients' masks (K, P) after updates of these sizes (K, size)."""
+        mask, layout = self.state["mask"][clients], self.federation.layout
+        for name, columns in layout.spans.items():
+            if columns.start < layout.parameters and name.endswith("weight"):
+                settings = self.settings.rate, self.settings.limit
+                mask[:, columns] = grow(mask[:, columns], update[:, columns], *settings)
+        return mask

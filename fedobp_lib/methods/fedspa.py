@@ -1,0 +1,176 @@
+"""FedSpa (Huang et al. 2022): every client trains a sparse model under a mask of its own.
+
+The server holds a dense model, each client a mask with a fixed number of active parameters.
+In a round, each client of the cohort
+1. takes the server's parameters where its mask holds; all others are zero,
+2. trains the active parameters and sends how far each has moved,
+3. drops the active weights of smallest magnitude, a share that falls along a cosine to zero,
+4. computes the gradient of all parameters and activates as many of the inactive ones, those
+   of largest magnitude (what has just been dropped may come back); this mask serves next time.
+The server moves each parameter by the mean move of the clients whose mask had it; a parameter
+that none had stays. Clients count alike in this mean, whatever their numbers of samples.
+
+Density counts all trainable parameters. Biases and batch-norm scales are always active and
+count too; ERK (Evci et al. 2020) spreads what is left over the weight tensors, so that the
+small ones stay dense. Steps 3 and 4 work within each tensor and keep its count.
+
+FedSpa is not in the benchmark behind the FedOBP paper and has no public code of its own that we
+know of. Points of detail (defaults, equal weights, one first mask for all, rounding up in step 3)
+follow the code of DisPFL by some of its authors (github.com/rong-dai/DisPFL), except that step 4
+uses all samples of the client, not one batch, that there biases are pruned like weights where
+ERK does not make them dense, and that weight decay, gradient clipping and a decaying learning
+rate are left out, as for every method here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clients import INIT, stream
+from ..errors import UserError, unknown
+from ..parameters import ParameterLayout
+from ..tasks import Task
+from .base import Federation, Method, register
+
+AVERAGES = ("holders", "cohort")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of FedSpa; the defaults are those of DisPFL's code.
+
+    Attributes:
+        density: active share of each client's trainable parameters, in (0, 1].
+        prune_rate: share of a tensor's active weights exchanged after the first round, in
+            [0, 1]; annealed to zero at the end of the run. 0 keeps the random first masks.
+        same_masks: all clients begin with the same random mask, else each with its own.
+        average: `holders` divides a parameter's moves by the number of clients that had it,
+            `cohort` by the size of the cohort, which is slower where masks overlap little.
+    """
+
+    density: float = 0.5
+    prune_rate: float = 0.5
+    same_masks: bool = True
+    average: str = "holders"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise UserError(f"the density must lie in (0, 1], got {self.density}")
+        if not 0 <= self.prune_rate <= 1:
+            raise UserError(f"the prune rate must lie in [0, 1], got {self.prune_rate}")
+        if self.average not in AVERAGES:
+            raise unknown("average", self.average, AVERAGES)
+
+
+def erk_counts(layout: ParameterLayout, density: float) -> dict[str, int]:
+    """Active parameters of every trainable tensor, together at most `density * P`.
+
+    ERK gives a weight tensor a density in proportion to the sum of its axes over their product.
+    What would be more than full is full, and the others share the rest.
+
+    Raises:
+        UserError: the tensors that are always dense are more than the density allows.
+    """
+    shapes = {
+        name: shape
+        for name, shape in zip(layout.names, layout.shapes, strict=True)
+        if layout.spans[name].start < layout.parameters
+    }
+    sparse = [name for name, shape in shapes.items() if len(shape) > 1]
+    while sparse:
+        full = sum(shapes[name].numel() for name in shapes.keys() - set(sparse))
+        budget = density * layout.parameters - full
+        if budget < 0:
+            raise UserError(f"density {density} leaves no room for biases and batch norm")
+        epsilon = budget / sum(sum(shapes[name]) for name in sparse)
+        fits = [name for name in sparse if epsilon * sum(shapes[name]) < shapes[name].numel()]
+        if fits == sparse:
+            break
+        sparse = fits
+    counts = {name: shape.numel() for name, shape in shapes.items()}
+    return counts | {name: int(epsilon * sum(shapes[name])) for name in sparse}
+
+
+class Masked(Task):
+    """SGD on the parameters that each client's mask holds."""
+
+    def mask(self, given: dict[str, Tensor], phase: object) -> Tensor:
+        return given["mask"]
+
+
+@register("fedspa")
+class FedSpa(Method):
+    """Personal sparse masks; the personal mask of `start` is the client's sparse mask."""
+
+    title = "FedSpa"
+    source = "Huang et al. 2022, arXiv 2201.11380"
+    Settings = Settings
+
+    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+        super().__init__(federation, settings)
+        self.counts = erk_counts(federation.layout, self.settings.density)
+        clients = federation.data.clients
+        if self.settings.same_masks:
+            masks = self.random_mask(0).repeat(clients, 1)
+        else:
+            masks = torch.stack([self.random_mask(client) for client in range(clients)])
+        self.state["masks"] = masks.to(federation.initial.device)
+
+    def random_mask(self, number: int) -> Tensor:
+        """Bool (P,), on the CPU: every tensor's count of parameters, drawn at random."""
+        layout = self.federation.layout
+        rng = stream(self.federation.data.seed, INIT, 1, number)
+        mask = torch.zeros(layout.parameters, dtype=torch.bool)
+        for name, count in self.counts.items():
+            drawn = rng.permutation(layout.shapes[layout.names.index(name)].numel())[:count]
+            mask[layout.spans[name]][torch.from_numpy(drawn)] = True
+        return mask
+
+    def with_buffers(self, masks: Tensor) -> Tensor:
+        """Masks (K, P) as (K, size): the running statistics are nobody's and never masked."""
+        layout = self.federation.layout
+        return F.pad(masks, (0, layout.size - layout.parameters), value=True)
+
+    def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
+        masks = self.state["masks"][clients]
+        return torch.where(self.with_buffers(masks), self.global_params, 0), masks
+
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        return Masked(start, mask=self.with_buffers(self.state["masks"][clients]))
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        masks = self.state["masks"][clients]
+        # Inactive parameters are zero before and after, so they have not moved.
+        moves = (trained - start).sum(0)
+        holders = self.with_buffers(masks).sum(0).clamp_(min=1)
+        count = holders if self.settings.average == "holders" else len(clients)
+        self.state["global"] = self.global_params + moves / count
+        if self.prune_rate > 0:
+            gradients = self.federation.trainer.gradient(trained, clients.tolist())
+            self.state["masks"][clients] = self.exchange(masks, trained, gradients)
+
+    @property
+    def prune_rate(self) -> float:
+        """The share of active weights to exchange after this round."""
+        progress = min(1.0, (self.round - 1) / self.federation.rounds)
+        return self.settings.prune_rate / 2 * (1 + math.cos(math.pi * progress))
+
+    def exchange(self, masks: Tensor, trained: Tensor, gradients: Tensor) -> Tensor:
+        """Drop the smallest active weights and activate as many by gradient: masks (K, P)."""
+        masks = masks.clone()
+        for name, count in self.counts.items():
+            columns = self.federation.layout.spans[name]
+            mask, weights = masks[:, columns], trained[:, columns].abs()
+            if count == mask.shape[1]:
+                continue
+            dropped = math.ceil(self.prune_rate * count)
+            small = weights.masked_fill_(~mask, math.inf).topk(dropped, largest=False).indices
+            mask.scatter_(1, small, False)
+            large = gradients[:, columns].abs().masked_fill_(mask, -1).topk(dropped).indices
+            mask.scatter_(1, large, True)
+        return masks

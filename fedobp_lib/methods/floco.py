@@ -1,0 +1,207 @@
+"""FLOCO (Grinwald, Wiesner, Nakajima, NeurIPS 2024, arXiv 2403.03333): a simplex of classifiers.
+
+The server holds one body and several end points of the classifier's weight; every point of the
+simplex between them is a classifier, its end points weighted by numbers that sum to one. The
+classifier's bias belongs to the body, as in the authors' code. In a round before `tau`,
+1. each client of the cohort takes body and end points from the server;
+2. in each step of its training it draws a point uniformly from the whole simplex, and the
+   gradient at that point goes to the body and, in the point's proportions, to the end points;
+3. the server averages bodies and end points, weighted by training samples;
+and models are tested at the centre of the simplex.
+
+At the end of round `tau - 1` all clients, also those never selected, train once from the model
+that the round began with, so that each gives a gradient signal: the change of its end points.
+The server gives each client a point on the simplex (`project`): principal components of these
+signals, brought onto the simplex at the scale that spreads the clients best. Only the cohort's
+training enters the server's model. From round `tau` on, each client draws its points from the
+L1 ball of radius `rho` around its own point, as the authors' code draws them: a uniform
+direction from a cube, a uniform length; the weights then need not sum to one. Its model is
+tested at its own point. FLOCO+, with a further local copy, is not the method compared.
+
+The benchmark behind the FedOBP paper has the authors' first code. There `tau` is 10 and `rho`
+0.1 unless set, the signals are taken at the beginning of round `tau`, and their sign is not
+turned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clients import INIT, stream
+from ..errors import UserError
+from ..parameters import ParameterLayout
+from ..tasks import Gradient, Task
+from .base import Federation, Method, register
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of FLOCO; the defaults are those of the authors' Flower baseline.
+
+    Attributes:
+        endpoints: of the simplex.
+        tau: the first round with a region for every client, counted from 1; the paper's 250
+            of 500 rounds. A run of fewer rounds never personalizes: give it a smaller number.
+        rho: radius of a client's region; 0.3 for Dirichlet partitions (0.1 for five folds).
+    """
+
+    endpoints: int = 10
+    tau: int = 250
+    rho: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.endpoints < 2:
+            raise UserError(f"a simplex needs at least 2 endpoints, got {self.endpoints}")
+        if self.tau < 2:
+            raise UserError(f"tau must be at least 2, as a round comes before it; got {self.tau}")
+        if not 0 <= self.rho < math.inf:
+            raise UserError(f"rho must not be negative, got {self.rho}")
+
+
+class Simplex(Task):
+    """Trains body and end points at a random point in each step.
+
+    Args:
+        layout: of a model.
+        radius: of the region around the client's point; None: draw from the whole simplex.
+        variables: (K, size + endpoints * W), a model, then the W weights of each end point. The
+            model's own columns of the classifier's weight are not used.
+        center: (K, endpoints), the clients' points.
+    """
+
+    def __init__(
+        self, layout: ParameterLayout, radius: float | None, variables: Tensor, center: Tensor
+    ) -> None:
+        super().__init__(variables, center=center)
+        self.layout, self.radius = layout, radius
+        self.draws = center.shape[1] + 1
+
+    def direction(
+        self, variables: Tensor, given: dict, phase: None, gradient: Gradient, draw: Tensor
+    ) -> Tensor:
+        point = self.point(draw, given["center"])
+        models = at(variables, point, self.layout)
+        body = gradient(models)
+        buffers = slice(self.layout.parameters, self.layout.size)
+        variables[:, buffers] = models[:, buffers]
+        weight = self.layout.spans["classifier.weight"]
+        ends = point[:, :, None] * body[:, None, weight]
+        body[:, weight] = 0
+        return torch.cat([body, ends.flatten(1)], dim=1)
+
+    def point(self, draw: Tensor, center: Tensor) -> Tensor:
+        """Uniform random numbers (K, endpoints + 1) as weights (K, endpoints) of end points."""
+        each, length = draw[:, :-1], draw[:, -1:]
+        if self.radius is None:
+            # Exponential numbers, divided by their sum, are uniform on the simplex.
+            return F.normalize(-torch.log1p(-each), p=1, dim=1)
+        return center + self.radius * length * F.normalize(2 * each - 1, p=1, dim=1)
+
+
+@register("floco")
+class Floco(Method):
+    """A body and a simplex of classifiers for all, a region of the simplex for each client."""
+
+    title = "FLOCO"
+    source = "Grinwald, Wiesner, Nakajima 2024, arXiv 2403.03333; Flower's baselines/floco"
+    Settings = Settings
+
+    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+        super().__init__(federation, settings)
+        layout, initial, data = federation.layout, federation.initial, federation.data
+        self.weight = layout.spans["classifier.weight"]
+        shape = layout.shapes[layout.names.index("classifier.weight")]
+        # Every end point begins with Xavier's normal weights, each with its own.
+        rng = stream(data.seed, INIT, 1)
+        normal = rng.standard_normal((self.settings.endpoints, shape.numel()), dtype="float32")
+        ends = torch.from_numpy(normal).to(initial) * math.sqrt(2 / sum(shape))
+        center = ends.new_full((data.clients, len(ends)), 1 / len(ends))
+        self.state |= {"ends": ends, "centers": center}
+        self.state["projected"] = ends.new_zeros(())  # 1 once clients have regions
+        self.global_params[self.weight] = ends.mean(0)
+
+    def start(self, clients: Tensor) -> tuple[Tensor, None]:
+        """A row is a model, here the simplex's centre, and then all end points."""
+        row = torch.cat([self.global_params, self.state["ends"].flatten()])
+        return row.expand(len(clients), -1), None
+
+    def task(self, start: Tensor, clients: Tensor) -> Task:
+        radius = self.settings.rho if self.state["projected"] else None
+        return Simplex(self.federation.layout, radius, start, self.state["centers"][clients])
+
+    def models(self, rows: Tensor, clients: Tensor) -> Tensor:
+        return at(rows, self.state["centers"][clients], self.federation.layout)
+
+    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        if self.round == self.settings.tau - 1:
+            signals = self.signals(len(clients))
+            self.state["centers"].copy_(project(signals, self.settings.endpoints))
+            self.state["projected"].fill_(1)
+        model, ends = self.average(clients, trained).tensor_split([self.federation.layout.size])
+        self.state["global"].copy_(model)
+        self.state["ends"].copy_(ends.view_as(self.state["ends"]))
+        self.global_params[self.weight] = self.state["ends"].mean(0)
+
+    def signals(self, group: int) -> Tensor:
+        """(clients, D), for every client how training moves the end points, sign turned.
+
+        Args:
+            group: how many clients train at a time.
+        """
+        everyone = torch.arange(self.federation.data.clients, device=self.global_params.device)
+        parts = []
+        for clients in everyone.split(group):
+            start, _ = self.start(clients)
+            change = start - self.train(start, clients)
+            parts.append(change[:, self.federation.layout.size :])
+        return torch.cat(parts)
+
+
+def at(rows: Tensor, point: Tensor, layout: ParameterLayout) -> Tensor:
+    """The models (K, size) at points (K, endpoints) of the simplices in `rows`."""
+    models = rows[:, : layout.size].clone()
+    ends = rows[:, layout.size :].unflatten(1, (point.shape[1], -1))
+    models[:, layout.spans["classifier.weight"]] = torch.einsum("ke,kew->kw", point, ends)
+    return models
+
+
+def project(signals: Tensor, endpoints: int) -> Tensor:
+    """A point on the simplex for every client, from gradient signals (clients, D).
+
+    Coordinates are the first principal components (zero where there are more end points than
+    components), the sign of each such that its largest loading is positive. Of 1000 scales the
+    one is taken at which the projected clients lie furthest apart (least Riesz energy).
+
+    Returns:
+        (clients, endpoints), rows of numbers >= 0 that sum to one.
+    """
+    centered = signals.double()
+    centered = centered - centered.mean(0)
+    values, vectors = torch.linalg.eigh(centered @ centered.T)
+    used = min(endpoints, len(signals) - 1)
+    components = vectors.flip(1)[:, :used] * values.flip(0)[:used].clamp_min(0).sqrt()
+    loadings = components.T @ centered
+    largest = loadings.gather(1, loadings.abs().argmax(1, keepdim=True))
+    components = F.pad(components * largest.sign().T, (0, endpoints - used)).cpu()
+    scales = torch.linspace(1e-4, 1, 1000, dtype=torch.float64)
+    points = min((onto_simplex(components / scale) for scale in scales), key=riesz_energy)
+    return points.to(signals)
+
+
+def onto_simplex(points: Tensor) -> Tensor:
+    """The nearest point of the simplex to each row."""
+    ordered = points.sort(dim=1, descending=True).values
+    surplus = ordered.cumsum(1) - 1
+    ranks = torch.arange(1, points.shape[1] + 1)
+    kept = (ordered * ranks > surplus).sum(1, keepdim=True)
+    return (points - surplus.gather(1, kept - 1) / kept).clamp_min(0)
+
+
+def riesz_energy(points: Tensor) -> float:
+    """Sum over pairs of points of their squared inverse distance, 1e-4 at the least."""
+    return torch.pdist(points).clamp_min(1e-4).pow(-2).sum().item()
