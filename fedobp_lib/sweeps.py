@@ -51,14 +51,20 @@ PRESETS = {
         alphas=(0.1,),
         seeds=(0,),
         purpose="seconds; shows that everything runs, its numbers mean nothing",
-        settings={"clients": 10, "participation": 0.3, "rounds": 4, "local_epochs": 1},
+        settings={
+            "clients": 10,
+            "participation": 0.3,
+            "rounds": 4,
+            "local_epochs": 1,
+            "eval_every": 4,
+        },
     ),
     "quick": Preset(
         datasets=("digits",),
         alphas=(0.1,),
         seeds=(0, 1),
-        purpose="minutes on a laptop; the embedded digits, 20 clients, 20 rounds",
-        settings={"rounds": 20},
+        purpose="minutes on a laptop; the embedded digits, 20 clients, 12 rounds",
+        settings={"rounds": 12},
     ),
     "paper": Preset(
         datasets=PAPER_DATASETS,

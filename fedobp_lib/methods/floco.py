@@ -45,19 +45,19 @@ class Settings:
 
     Attributes:
         endpoints: of the simplex.
-        tau: the first round with a region for every client, counted from 1; the paper's 250
-            of 500 rounds. A run of fewer rounds never personalizes: give it a smaller number.
+        tau: the first round with a region for every client, counted from 1; None: half of the
+            run's rounds, as the paper's 250 of 500.
         rho: radius of a client's region; 0.3 for Dirichlet partitions (0.1 for five folds).
     """
 
     endpoints: int = 10
-    tau: int = 250
+    tau: int | None = None
     rho: float = 0.3
 
     def __post_init__(self) -> None:
         if self.endpoints < 2:
             raise UserError(f"a simplex needs at least 2 endpoints, got {self.endpoints}")
-        if self.tau < 2:
+        if self.tau is not None and self.tau < 2:
             raise UserError(f"tau must be at least 2, as a round comes before it; got {self.tau}")
         if not 0 <= self.rho < math.inf:
             raise UserError(f"rho must not be negative, got {self.rho}")
@@ -113,6 +113,7 @@ class Floco(Method):
 
     def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
         super().__init__(federation, settings)
+        self.tau = self.settings.tau or max(2, federation.rounds // 2)
         layout, initial, data = federation.layout, federation.initial, federation.data
         self.weight = layout.spans["classifier.weight"]
         shape = layout.shapes[layout.names.index("classifier.weight")]
@@ -138,7 +139,7 @@ class Floco(Method):
         return at(rows, self.state["centers"][clients], self.federation.layout)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
-        if self.round == self.settings.tau - 1:
+        if self.round == self.tau - 1:
             signals = self.signals(len(clients))
             self.state["centers"].copy_(project(signals, self.settings.endpoints))
             self.state["projected"].fill_(1)
