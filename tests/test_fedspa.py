@@ -212,6 +212,15 @@ def test_an_exchange_keeps_the_count_of_every_tensor(density, rate, round_, seed
                 assert rank < math.ceil(rate * int(before[k].sum()))
     assert (changed.sum(1) <= density * federation.layout.parameters).all()
 
+    # Where nothing comes back, as much has changed as the cosine says.
+    gradients[masks] = 0
+    grown = method.exchange(masks, weights, gradients) & ~masks
+    annealed = rate / 2 * (1 + math.cos(math.pi * (round_ - 1) / ROUNDS))
+    for columns in federation.layout.spans.values():
+        held = int(masks[0, columns].sum())
+        free = masks[0, columns].numel() - held
+        assert (grown[:, columns].sum(1) == min(math.ceil(annealed * held), free)).all()
+
 
 def literal_erk(shapes, density):
     """Evci et al.'s search for epsilon: the fullest tensor becomes dense, one at a time."""

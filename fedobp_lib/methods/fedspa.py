@@ -14,12 +14,11 @@ Density counts all trainable parameters. Biases and batch-norm scales are always
 count too; ERK (Evci et al. 2020) spreads what is left over the weight tensors, so that the
 small ones stay dense. Steps 3 and 4 work within each tensor and keep its count.
 
-FedSpa is not in the benchmark behind the FedOBP paper and has no public code of its own that we
-know of. Points of detail (defaults, equal weights, one first mask for all, rounding up in step 3)
-follow the code of DisPFL by some of its authors (github.com/rong-dai/DisPFL), except that step 4
-uses all samples of the client, not one batch, that there biases are pruned like weights where
-ERK does not make them dense, and that weight decay, gradient clipping and a decaying learning
-rate are left out, as for every method here.
+FedSpa is not in the benchmark behind the FedOBP paper. Defaults and details (equal weights of
+the clients, one first mask for all, rounding up in step 3) follow DisPFL, a later method of some
+of its authors with the same masks (github.com/rong-dai/DisPFL). There, unlike here, step 4 uses
+one batch instead of all samples, biases take part in ERK, and training has weight decay, gradient
+clipping and a decaying learning rate.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ the heads, but no regularizer touches them.
 The paper makes the representation under-parameterized by few features: in the authors' code the
 classifier is given 64 for CIFAR-10. Here it is given those of the federation's model. That code
 also has a weight decay of 1e-4, which is no part of the method and is left out. The benchmark
-behind the FedOBP paper follows the authors' code.
+behind the FedOBP paper has the same regularizers and the same server step.
 """
 
 from __future__ import annotations

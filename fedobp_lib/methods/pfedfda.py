@@ -19,8 +19,9 @@ gathers features while it trains, epoch by epoch. It finds beta by ten steps of 
 clipped to [0, 1], and assigns folds at random; here L-BFGS-B runs until it converges, from the
 best of 0, 0.5 and 1, and folds are dealt out class by class, so that every back-end finds the
 same betas. That code adds the identity to each local covariance, and so do we (`ridge`), but not
-its 1e-4 in each element. The benchmark behind the FedOBP paper fits a client's statistics and
-betas for testing to its test samples and their labels; here no test sample is used.
+its 1e-4 in each element. FL-bench, the benchmark behind the FedOBP paper, fits the statistics and
+betas it tests a client with to the client's test samples and their labels; here no test sample is
+used.
 """
 
 from __future__ import annotations
