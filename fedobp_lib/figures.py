@@ -180,7 +180,9 @@ def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Fi
     heights = [-(-panel["method"].nunique() // columns) for _, panel in panels]
     with plt.rc_context(STYLE):
         figure = plt.figure(
-            figsize=(8.4, 1.5 * sum(heights) + 0.6 * len(panels)), layout="constrained"
+            figsize=(8.4, 1.5 * sum(heights) + 0.6 * len(panels)),
+            layout="constrained",
+            dpi=72,  # on the screen only; keeps notebooks small
         )
         blocks = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
         for block, rows, ((dataset, alpha), panel) in zip(
