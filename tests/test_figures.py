@@ -8,6 +8,7 @@ from scipy.signal import savgol_filter
 
 from fedobp_lib import figures, grid, run_all
 from fedobp_lib.errors import UserError
+from fedobp_lib.methods import METHODS
 from fedobp_lib.paper import published_accuracy
 from fedobp_lib.paths import figures_dir
 from fedobp_lib.simulation import make_partition
@@ -156,3 +157,23 @@ def test_score_histogram_holds_every_score_and_counts_what_is_personal():
     nothing = figures.score_histogram(np.zeros(100), 0.0, layers)
     assert not nothing["parameters"].any()
     figures.plot_scores(nothing, 0.0).draw_without_rendering()
+
+
+def test_many_methods_get_a_panel_each():
+    """Best first, FedOBP's own panel in its colour, every curve where its frame says."""
+    rounds = np.arange(1, 6)
+    lines = []
+    for number, method in enumerate(list(METHODS)[: figures.MANY + 2]):
+        mean = 40.0 + number + rounds
+        lines.append(
+            pd.DataFrame({"dataset": "digits", "alpha": 0.1, "method": method, "round": rounds,
+                          "mean": mean, "seeds": 2, "low": mean - 1, "high": mean + 1})
+        )  # fmt: skip
+    figure = figures.plot_convergence(pd.concat(lines))
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    shown = [title.split("  ")[0] for title in titles if title]
+    best_first = list(METHODS)[: figures.MANY + 2][::-1]
+    assert shown == [METHODS[method].title for method in best_first]
+    for axis, line in zip(figure.axes, lines[::-1], strict=False):
+        assert any(np.array_equal(drawn.get_ydata(), line["mean"]) for drawn in axis.get_lines()
+                   if drawn.get_linewidth() > 1.5)  # fmt: skip
