@@ -279,7 +279,7 @@ class LoopBackend:
         self._each(questions, work)
         return results
 
-    def fisher(self, questions: Sequence[Question], chunk: int = 16) -> list[Tensor]:
+    def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
         """See `Backend`."""
         results = [q.rows.new_zeros(len(q.rows), self.layout.parameters) for q in questions]
 
