@@ -52,3 +52,17 @@ def table5_quantile(dataset: str, alpha: float) -> float:
     table = _read("quantiles_table_5")
     found = table[(table["dataset"] == dataset) & (table["alpha"] == alpha)]["quantile"]
     return float(found.iloc[0]) if len(found) else DEFAULT_QUANTILE
+
+
+def published_resnet18() -> pd.DataFrame:
+    """Table 7: dataset, alpha, method, accuracy_percent, personalized_percent (FedOBP only).
+
+    `method` has the kit's names.
+    """
+    table = _read("resnet18_table_7")
+    return table.assign(method=table["method"].map(METHOD_NAMES))
+
+
+def published_normalizations() -> pd.DataFrame:
+    """Table 8: dataset, alpha, normalization, accuracy_percent."""
+    return _read("ablation_table_8").copy()

@@ -96,7 +96,7 @@ def grid(
     Raises:
         UserError: unknown preset or method, or text that is no list.
     """
-    datasets, alphas, methods, seeds = map(_listed, (datasets, alphas, methods, seeds))
+    datasets, alphas, methods, seeds = map(listed, (datasets, alphas, methods, seeds))
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     base = PRESETS[preset]
@@ -116,7 +116,8 @@ def grid(
     ]
 
 
-def _listed(value: Any) -> list[Any] | None:
+def listed(value: Any) -> list[Any] | None:
+    """A list of what a parameter may be: None, a list, one value, or the text of a list."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())

@@ -1,0 +1,227 @@
+"""Accuracy over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from scipy.signal import savgol_filter
+
+from ..runs import RunResult
+from .style import (
+    HIGHLIGHT,
+    STYLE,
+    label_ends,
+    method_style,
+    seeds_text,
+    title_of,
+    whole_numbers,
+)
+
+MANY = 7  # more lines in one panel cannot be told apart
+
+
+def convergence_frame(
+    results: Sequence[RunResult],
+    stage: str = "before",
+    scope: str = "cohort",
+    average: str = "pooled",
+) -> pd.DataFrame:
+    """Accuracy over rounds: dataset, alpha, method, round, mean, low, high, seeds.
+
+    The paper's curves show the clients of each round before their local training, smoothed by
+    a Savitzky-Golay filter (here: cubic, over a tenth of the rounds, each run by itself).
+    `low` and `high` are the mean minus and plus a standard deviation over seeds.
+    """
+    rows = []
+    for result in results:
+        history = result.history.query(
+            "stage == @stage and scope == @scope and average == @average"
+        )
+        config = result.config
+        rows.append(
+            pd.DataFrame(
+                {
+                    "dataset": config.dataset,
+                    "alpha": config.alpha,
+                    "method": config.method,
+                    "round": history["round"],
+                    "accuracy": smooth(history["accuracy"].to_numpy()),
+                }
+            )
+        )
+    tidy = pd.concat(rows)
+    frame = (
+        tidy.groupby(["dataset", "alpha", "method", "round"], sort=False)["accuracy"]
+        .agg(["mean", "std", "count"])
+        .reset_index()
+    )
+    spread = frame["std"].fillna(0)
+    frame["low"], frame["high"] = frame["mean"] - spread, frame["mean"] + spread
+    return frame.rename(columns={"count": "seeds"}).drop(columns="std")
+
+
+def rounds_to_reach(frame: pd.DataFrame, share: float) -> pd.DataFrame:
+    """First round in which a method's mean curve reaches a share of FedOBP's best value.
+
+    Args:
+        frame: as `convergence_frame` gives it.
+        share: of FedOBP's best mean accuracy on the same data set and alpha.
+
+    Returns:
+        Columns: dataset, alpha, method, target (percent), round (NaN: never); empty where
+        FedOBP was not run.
+    """
+    rows = []
+    for (dataset, alpha), panel in frame.groupby(["dataset", "alpha"], sort=False):
+        ours = panel.loc[panel["method"] == "fedobp", "mean"]
+        for method, line in panel.groupby("method", sort=False):
+            reached = line.loc[line["mean"] >= share * ours.max(), "round"]
+            first = float(reached.iloc[0]) if len(reached) else np.nan
+            rows.append([dataset, alpha, method, share * ours.max(), first])
+    columns = ["dataset", "alpha", "method", "target", "round"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset="target").astype({"round": "Int64"})
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Savitzky-Golay filter, cubic, over a tenth of the values but at least nine."""
+    window = max(9, len(values) // 10) | 1
+    if len(values) < window:
+        return values
+    return np.clip(savgol_filter(values, window, 3), 0, 100)
+
+
+def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
+    """Accuracy over rounds, with bands.
+
+    Few methods: one panel a data set and alpha, lines labelled at their ends. More than
+    `MANY` methods: one small panel a method.
+    """
+    panels = list(frame.groupby(["dataset", "alpha"], sort=False))
+    if frame["method"].nunique() > MANY:
+        return _small_multiples(panels)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False, layout="constrained"
+        )
+        for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
+            _curves(axis, panel)
+            seeds = int(panel["seeds"].max())
+            axis.set_title(f"{dataset}, α = {alpha}   ({seeds_text(seeds)})", loc="left")
+            whole_numbers(axis, "round")
+            axis.set_ylabel("accuracy of the cohort, %")
+        for axis in axes.flat[len(panels) :]:
+            axis.axis("off")
+        plt.close(figure)
+    return figure
+
+
+def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Figure:
+    """A block a data set and alpha: each method alone against FedOBP, all others pale behind."""
+    columns = 4
+    heights = [-(-panel["method"].nunique() // columns) for _, panel in panels]
+    with plt.rc_context(STYLE):
+        figure = plt.figure(
+            figsize=(8.4, 1.5 * sum(heights) + 0.6 * len(panels)),
+            layout="constrained",
+            dpi=72,  # on the screen only; keeps notebooks small
+        )
+        blocks = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
+        for block, rows, ((dataset, alpha), panel) in zip(
+            blocks.flat, heights, panels, strict=True
+        ):
+            seeds = seeds_text(int(panel["seeds"].max()))
+            block.suptitle(
+                f"{dataset}, α = {alpha}   ({seeds}; percent over rounds)",
+                x=0.01, ha="left", fontsize=10,
+            )  # fmt: skip
+            axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+            _method_panels(axes, panel)
+        plt.close(figure)
+    return figure
+
+
+def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
+    best = panel.groupby("method")["mean"].apply(lambda mean: mean.iloc[-1])
+    order = list(best.sort_values(ascending=False).index)
+    lines = dict(list(panel.groupby("method", sort=False)))
+    ours = lines.get("fedobp")
+    for axis, method in zip(axes.flat, order, strict=False):
+        for other in lines.values():
+            axis.plot(other["round"], other["mean"], color="#d9d9d9", lw=0.6)
+        if ours is not None:
+            axis.plot(ours["round"], ours["mean"], color=HIGHLIGHT, lw=1.0, ls="--", zorder=4)
+        line, own = lines[method], method == "fedobp"
+        color = HIGHLIGHT if own else "#0072B2"
+        axis.plot(line["round"], line["mean"], color=color, lw=2.2 if own else 1.6, zorder=5)
+        axis.fill_between(line["round"], line["low"], line["high"], color=color, alpha=0.18, lw=0)
+        axis.set_title(
+            f"{title_of(method)}  {best[method]:.1f}",
+            loc="left", pad=3, fontsize=8.5, color=color if own else "black",
+            fontweight="bold" if own else "normal",
+        )  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.tick_params(labelsize=7.5)
+    # Pale lines far below would squeeze what matters; a tenth of the values may be cut off.
+    floor = max(0, np.floor(panel["mean"].quantile(0.05) - 5))
+    axes.flat[0].set_ylim(floor, min(101, panel["high"].max() + 2))
+    for axis in axes.flat[len(order) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy, %", fontsize=8)
+
+
+def _curves(axis: Axes, panel: pd.DataFrame) -> None:
+    styles = method_style(list(panel["method"].unique()))
+    ends = []
+    for method, line in panel.groupby("method", sort=False):
+        style = styles[method]
+        axis.plot(line["round"], line["mean"], solid_capstyle="round", **style)
+        axis.fill_between(
+            line["round"], line["low"], line["high"], color=style["color"], alpha=0.13, lw=0
+        )
+        ends.append((line["mean"].iloc[-1], title_of(method), style))
+    last = panel["round"].max()
+    axis.set_xlim(panel["round"].min(), last)
+    low, high = panel["low"].min(), panel["high"].max()
+    axis.set_ylim(max(0, low - 3), min(101, high + 3))
+    label_ends(axis, last, ends)
+
+
+def plot_history(history: pd.DataFrame, title: str) -> Figure:
+    """Accuracy over rounds of one run: the cohort before and after training, and all clients.
+
+    Args:
+        history: as a run keeps it.
+        title: of the figure.
+    """
+    history = history[history["average"] == "pooled"]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+        for stage, color in (("before", HIGHLIGHT), ("after", "#0072B2")):
+            cohort = history.query("scope == 'cohort' and stage == @stage")
+            axis.plot(cohort["round"], cohort["accuracy"], color=color, lw=0.6, alpha=0.35)
+            axis.plot(
+                cohort["round"], smooth(cohort["accuracy"].to_numpy()), color=color, lw=1.8,
+                ls="-" if stage == "before" else "--",
+                label=f"cohort, {stage} local training (smoothed)",
+            )  # fmt: skip
+            every = history.query("scope == 'all' and stage == @stage")
+            axis.plot(
+                every["round"], every["accuracy"], ls="none",
+                marker="o" if stage == "before" else "s", mfc="white", color=color, ms=6,
+                label=f"all clients, {stage}",
+            )  # fmt: skip
+        whole_numbers(axis, "round")
+        axis.set_ylabel("pooled accuracy, %")
+        axis.set_title(title, loc="left")
+        axis.legend(fontsize=8, loc="lower right")
+        plt.close(figure)
+    return figure

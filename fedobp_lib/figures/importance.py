@@ -1,0 +1,102 @@
+"""One client's importance scores, and what the threshold makes of them."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from .style import DASHES, HIGHLIGHT, OTHERS, STYLE
+
+
+def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
+    """Accuracy against the number of personalized parameters.
+
+    Args:
+        curve: columns quantile, personal (a count), accuracy (percent).
+        chosen: the quantile to mark.
+    """
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+        places = np.arange(len(curve))
+        axis.plot(places, curve["accuracy"], "o-", color="#0072B2", lw=1.2, ms=4)
+        mark = curve["quantile"] == chosen
+        axis.plot(places[mark], curve["accuracy"][mark], "o", color=HIGHLIGHT, ms=9)
+        points = zip(curve["quantile"], curve["personal"], strict=True)
+        labels = [f"{quantile:g}\n{count:,}" for quantile, count in points]
+        axis.set_xticks(places, labels, fontsize=7.5)
+        axis.set_xlabel("quantile, and personal parameters of the client")
+        axis.set_ylabel("pooled accuracy, %")
+        plt.close(figure)
+    return figure
+
+
+def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> pd.DataFrame:
+    """How one client's importance scores are distributed in each layer.
+
+    Args:
+        scores: (P,) importance of every parameter.
+        tau: the threshold; parameters above it are personal.
+        layers: columns of each layer.
+
+    Returns:
+        layer, low, high (of a bin; six a decade, down to a ten-billionth of the largest score),
+        parameters (in the bin), layer_parameters, layer_personal.
+    """
+    top = np.log10(scores.max()) if scores.max() > 0 else 0.0
+    edges = np.logspace(top - 10, top, 61)
+    edges[-1] = max(edges[-1], scores.max())  # rounding must not lose the largest
+    rows = []
+    for name, columns in layers.items():
+        values = scores[columns]
+        counts, _ = np.histogram(values, edges)
+        personal = int((values > tau).sum())
+        for low, high, count in zip(edges, edges[1:], counts, strict=False):
+            rows.append([name, low, high, count, len(values), personal])
+    columns = ["layer", "low", "high", "parameters", "layer_parameters", "layer_personal"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
+    """One client's importance scores, layer by layer, with the threshold.
+
+    Args:
+        histogram: as `score_histogram` gives it.
+        tau: the threshold.
+    """
+    layers = histogram.groupby("layer", sort=False)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+        for (name, bins), color, dash in zip(layers, cycle(OTHERS), cycle(DASHES), strict=False):
+            size, kept = bins[["layer_parameters", "layer_personal"]].iloc[0]
+            axis.stairs(
+                bins["parameters"],
+                [*bins["low"], bins["high"].iloc[-1]],
+                color=color,
+                ls=dash,
+                lw=1.4,
+                label=f"{name}:\n{kept:,} of {size:,} personal",
+            )
+        # Without a positive score there is nothing that a logarithmic axis could show.
+        scale = "log" if histogram["parameters"].any() else "linear"
+        axis.set(xscale="log", yscale=scale, ylabel="parameters")
+        axis.set_xlabel("importance (local − global)²")
+        axis.set_ylim(bottom=0.7)
+        if tau > 0:
+            axis.axvline(tau, color=HIGHLIGHT, lw=2)
+            axis.text(
+                tau,
+                0.97,
+                " threshold τ",
+                color=HIGHLIGHT,
+                fontweight="bold",
+                va="top",
+                ha="left",
+                transform=axis.get_xaxis_transform(),
+            )
+        figure.legend(fontsize=8, loc="outside right center")
+        plt.close(figure)
+    return figure

@@ -1,0 +1,117 @@
+"""What all figures have in common: colours, line styles, labels, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .. import paths
+from ..methods import METHODS
+
+HIGHLIGHT = "#D55E00"
+OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    # No random identifiers in the files: the same data give the same bytes.
+    "svg.hashsalt": "fedobp",
+}
+
+
+def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
+    """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder."""
+    folder = paths.figures_dir(preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    save_table(frame, name, preset)
+    return folder
+
+
+def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
+    """Write NAME.csv into `figures/PRESET/`; returns the file."""
+    folder = paths.figures_dir(preset)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    return folder / f"{name}.csv"
+
+
+def method_style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Line style of each method; depends on its place in the registry, not on the figure."""
+    colors, dashes = cycle(OTHERS), cycle(DASHES)
+    styles = {}
+    for name in [*METHODS, *(m for m in methods if m not in METHODS)]:
+        if name == "fedobp":
+            styles[name] = {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "zorder": 5}
+        else:
+            styles[name] = {"color": next(colors), "lw": 1.2, "ls": next(dashes), "zorder": 3}
+    return {name: styles[name] for name in methods}
+
+
+def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, object]]]) -> None:
+    """Names at the ends of the lines, moved apart where they would overlap."""
+    low, high = axis.get_ylim()
+    gap = (high - low) * 0.062
+    ends = sorted(ends, key=lambda end: end[0])
+    places = np.array([end[0] for end in ends])
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    over = places[-1] - high
+    if over > 0:
+        places[-1] = high
+        for i in range(len(places) - 2, -1, -1):
+            places[i] = min(places[i], places[i + 1] - gap)
+    span = axis.get_xlim()[1] - axis.get_xlim()[0]
+    for place, (value, title, style) in zip(places, ends, strict=True):
+        axis.annotate(
+            title,
+            xy=(x, value),
+            xytext=(x + 0.05 * span, place),
+            va="center",
+            fontsize=8,
+            color=style["color"],
+            fontweight="bold" if style["lw"] > 2 else "normal",
+            annotation_clip=False,
+            # The line ends where the text begins.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style["color"],
+                "lw": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def whole_numbers(axis: Axes, label: str) -> None:
+    axis.set_xlabel(label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def title_of(method: str) -> str:
+    return METHODS[method].title if method in METHODS else method
+
+
+def seeds_text(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds, band ± 1 std"
