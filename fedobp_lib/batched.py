@@ -30,6 +30,8 @@ from .parameters import ParameterLayout
 from .tasks import Task, sgd_step
 from .training import Job, Question, autocast, sample_squares
 
+KEPT_STAGES = 3
+
 
 class BatchedBackend:
     """Train, differentiate and test the models of many clients as one stack.
@@ -61,7 +63,7 @@ class BatchedBackend:
         self._models = {kind: with_convolution(prepared, kind) for kind in CONVOLUTIONS}
         # Batch statistics see the whole batch: nothing may be filled up, and one sample is none.
         self._exact_batches = layout.size > layout.parameters
-        self._last_stage: _Stage | None = None
+        self._stages: list[_Stage] = []  # the latest first
         if device.type == "cuda":
             allowed = precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -200,17 +202,21 @@ class BatchedBackend:
         return flat
 
     def _stage(self, task: Task, plan: _Plan) -> _Stage:
-        """The fixed memory that steps of this kind work on, kept from round to round."""
-        stage = self._last_stage
-        if not (
-            stage
-            and stage.variables.shape == task.variables.shape
-            and stage.weight.shape == plan.weight.shape[1:]
-            and stage.task.like(task)
-        ):
-            stage = self._last_stage = None  # its memory is free before the next takes as much
-            stage = self._last_stage = _Stage(task, plan)
-        return stage
+        """The fixed memory that steps of this kind work on, kept from round to round.
+
+        A method may train several kinds of task in turn, so the latest few are kept.
+        """
+        for number, stage in enumerate(self._stages):
+            if (
+                stage.variables.shape == task.variables.shape
+                and stage.weight.shape == plan.weight.shape[1:]
+                and stage.task.like(task)
+            ):
+                self._stages.insert(0, self._stages.pop(number))
+                return stage
+        del self._stages[KEPT_STAGES - 1 :]  # memory is free before the next takes as much
+        self._stages.insert(0, _Stage(task, plan))
+        return self._stages[0]
 
     def _step(
         self,
@@ -482,10 +488,12 @@ class _Stage:
     """Memory at fixed places, which recorded steps read and write."""
 
     def __init__(self, task: Task, plan: _Plan) -> None:
-        self.task = task
         self.variables = torch.empty_like(task.variables)
         self.velocity = torch.empty_like(task.variables)
         self.given = {name: torch.empty_like(tensor) for name, tensor in task.given.items()}
+        # Later tasks are like this one. Recorded steps go on reading what else belongs to it.
+        self.task = copy.copy(task)
+        self.task.variables, self.task.given = self.variables, self.given
         self.index = torch.empty_like(plan.index[0, 0])
         self.weight = torch.empty_like(plan.weight[0])
         self.draw = torch.empty_like(plan.draws[0, 0])
@@ -496,7 +504,6 @@ class _Stage:
 
     def begin(self, task: Task, plan: _Plan) -> None:
         """Take in a new round."""
-        self.task = task
         self.variables.copy_(task.variables)
         self.velocity.zero_()
         for name, tensor in task.given.items():

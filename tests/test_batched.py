@@ -241,6 +241,26 @@ def test_packed_runs_equal_runs_alone(monkeypatch):
             assert close(ours.method.state[name], tensor)
 
 
+def test_memory_of_the_latest_kinds_of_task_is_kept_and_their_tensors_outlive_them():
+    data = unequal_clients(20, 12)
+    trainer = make_trainer(data, "batched")
+    stages = trainer.backend._stages
+    rows = trainer.layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=0)).repeat(2, 1)
+    head = torch.arange(rows.shape[1]) > rows.shape[1] - 10
+    expected = trainer.fit(HeadThenBody(rows, head.clone()), [0, 1], 1)
+    kept = stages[0]
+    read = kept.task.head  # what steps recorded as a graph would go on reading
+    trainer.fit(rows, [0, 1], 1)
+    for count in (1, 2):
+        assert torch.equal(trainer.fit(HeadThenBody(rows, head.clone()), [0, 1], 1), expected)
+        assert stages[0] is kept and kept.task.head is read
+        trainer.fit(rows[:count], range(count), 1)
+    assert len(stages) == 3
+    for width in range(3):
+        trainer.fit(HeadThenBody(rows, head.roll(width + 1)), [0, 1], 1)
+    assert kept not in stages and len(stages) == 3
+
+
 def test_a_sweep_packs_what_fits_together(tmp_path, monkeypatch):
     configs = grid("smoke", methods=["fedavg", "fedobp"], seeds=[0, 1], rounds=2)
     assert [len(group) for group in packs([*configs, RunConfig(batch_size=16)], 3)] == [3, 1, 1]
