@@ -104,6 +104,17 @@ def test_fedobp_with_quantile_one_is_fedavg(federation):
     assert torch.equal(ours.global_params, fedavg.global_params)
 
 
+def test_fedobp_with_quantile_zero_is_local_only(federation):
+    """The clients of a round start from their own models, all but the least score's parameter."""
+    everything_personal = make_settings(METHODS["fedobp"], {"quantile": 0.0})
+    ours = METHODS["fedobp"](federation, everything_personal)
+    alone = METHODS["local-only"](federation)
+    for (a, _), (b, _) in zip(play(ours), play(alone), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.state["local"], alone.state["local"], rtol=1e-4, atol=1e-6)
+    assert (ours.state["local"] - ours.global_params).abs().max() > 1e-3
+
+
 def test_fedavg_against_the_slow_version(federation):
     check_rounds(federation, METHODS["fedavg"](federation), lambda local, global_: global_)
 
