@@ -1,5 +1,7 @@
 """pFedFDA against a literal version, and what makes it pFedFDA."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,8 @@ from torch.distributions import MultivariateNormal
 
 from fedobp_lib.clients import INIT, ClientData, stream
 from fedobp_lib.errors import UserError
+from fedobp_lib.gaussians import Estimator, lda
 from fedobp_lib.methods import METHODS, Federation, make_settings
-from fedobp_lib.methods.pfedfda import lda
 from fedobp_lib.partition import Partition
 from fedobp_lib.training import Trainer
 
@@ -261,12 +263,6 @@ def test_lda_is_the_posterior_of_the_gaussians():
     torch.testing.assert_close((z @ weight.T + bias).softmax(1), expected)
 
 
-def small(method, width):
-    """The method with features of another width, for statistics alone."""
-    method.width = width
-    return method
-
-
 def sample(generator, labels, centres, spread):
     noise = torch.randn(len(labels), centres.shape[1], generator=generator).double()
     return centres[labels] + spread * noise
@@ -288,11 +284,11 @@ def problem(kind):
 @pytest.mark.parametrize("kind", ["own", "global", "between"])
 def test_betas_are_the_best_on_held_out_folds(kind):
     torch.manual_seed(3)
-    method = small(make("pfedfda", tiny_federation()), 6)
+    estimator = Estimator(folds=2, eps=1e-4, ridge=1.0, single_beta=False)
     z, labels, common = problem(kind)
     priors = torch.full((CLASSES,), 1 / CLASSES).double()
-    spectrum = torch.linalg.eigh(method.shrink(common[1]))
-    ours = method.choose_betas(z, labels, common[0], spectrum, priors.log())
+    spectrum = torch.linalg.eigh(estimator.shrink(common[1]))
+    ours = estimator.choose_betas(z, labels, common[0], spectrum, priors.log())
     loss = held_out_loss(z, labels, common, priors)
     least = loss(ours)
     grid = np.linspace(0, 1, 21)
@@ -301,7 +297,7 @@ def test_betas_are_the_best_on_held_out_folds(kind):
         assert ours[0] > 0.9
     if kind == "global":
         assert ours[0] < 0.5
-    single = small(make("pfedfda", tiny_federation(), single_beta=True), 6)
+    single = replace(estimator, single_beta=True)
     one = single.choose_betas(z, labels, common[0], spectrum, priors.log())
     assert one[0] == one[1]
     assert all(loss(one) <= loss((b, b)) + 1e-9 for b in grid)

@@ -27,16 +27,13 @@ used.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
-import torch.nn.functional as F
-from scipy.optimize import minimize
 from torch import Tensor
-from torch.func import grad_and_value
 
 from ..clients import INIT, TRAIN, stream
 from ..errors import UserError, unknown
+from ..gaussians import Estimator, lda
 from ..tasks import Task
 from .base import Federation, Method, column_mask, register
 
@@ -85,18 +82,6 @@ class ExtractorTask(Task):
         return self.extractor
 
 
-def lda(means: Tensor, covariance: Tensor, log_priors: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (..., classes, width) and bias (K, classes) of the Gaussians' classifier.
-
-    Args:
-        means: (..., classes, width).
-        covariance: (..., width, width).
-        log_priors: (K, classes).
-    """
-    weight = torch.cholesky_solve(means.mT, torch.linalg.cholesky(covariance)).mT
-    return weight, log_priors - 0.5 * (weight * means).sum(-1)
-
-
 @register("pfedfda")
 class PFedFDA(Method):
     """Rows after training hold, behind the model, the interpolated means and covariance."""
@@ -116,6 +101,8 @@ class PFedFDA(Method):
         self.extractor = torch.cat([~self.mask, buffers])
         shares = data.class_counts / data.train_counts[:, None] + self.settings.eps
         self.log_priors = (shares / shares.sum(1, keepdim=True)).double().log().to(device)
+        chosen = self.settings
+        self.estimator = Estimator(chosen.folds, chosen.eps, chosen.ridge, chosen.single_beta)
         # As in the authors' code: random means, uniform in [0, 1), keep the classes apart.
         means = stream(data.seed, INIT, 1).random((self.classes, self.width))
         self.state["means"] = torch.from_numpy(means).float().to(device)
@@ -161,130 +148,26 @@ class PFedFDA(Method):
         self, rows: Tensor, means: Tensor, covariance: Tensor, clients: Tensor
     ) -> Tensor:
         """The models (K, size) with the classifier of these statistics and their own priors."""
-        covariance = self.shrink(covariance.double())
+        covariance = self.estimator.shrink(covariance.double())
         weight, bias = lda(means.double(), covariance, self.log_priors[clients])
         rows = rows.clone()
         rows[:, self.weight] = weight.flatten(-2).float()
         rows[:, self.bias] = bias.float()
         return rows
 
-    def shrink(self, covariance: Tensor) -> Tensor:
-        """A little towards a multiple of the identity, so that it can be inverted."""
-        eps, unit = self.settings.eps, torch.eye(self.width).to(covariance)
-        scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        return (1 - eps) * covariance + eps * scale * unit
-
     def adapt(self, rows: Tensor, clients: Tensor) -> Tensor:
         """Append to the models (K, size) each client's interpolated statistics."""
         numbers = clients.tolist()
         features = self.federation.trainer.features(rows, numbers)
         common = self.state["means"].double(), self.state["covariance"].double()
-        spectrum = torch.linalg.eigh(self.shrink(common[1]))
+        spectrum = torch.linalg.eigh(self.estimator.shrink(common[1]))
         statistics = []
         for client, z in zip(numbers, features, strict=True):
             z, labels = z.double(), self.federation.data.labels_of(client)
-            betas = self.choose_betas(z, labels, common[0], spectrum, self.log_priors[client])
-            own = self.estimate(z, labels, common[0])
+            betas = self.estimator.choose_betas(
+                z, labels, common[0], spectrum, self.log_priors[client]
+            )
+            own = self.estimator.estimate(z, labels, common[0])
             parts = [torch.lerp(*ends) for ends in zip(common, own, betas, strict=True)]
             statistics.append(torch.cat([part.flatten() for part in parts]))
         return torch.cat([rows, torch.stack(statistics).float()], 1)
-
-    def centre(self, z: Tensor, labels: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]:
-        """Class means (classes, width) of features (n, width), and X so that X'X is their
-        covariance.
-
-        Args:
-            fallback: (classes, width), the means of classes with too few samples.
-        """
-        member = F.one_hot(labels, self.classes).to(z)
-        counts = member.sum(0)[:, None]
-        means = member.T @ z / counts.clamp(min=1)
-        means = torch.where(counts > self.settings.folds, means, fallback)
-        return means, (z - means[labels]) / max(len(z) - 1, 1) ** 0.5
-
-    def estimate(self, z: Tensor, labels: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]:
-        """Class means and covariance, for classes with too few samples the means `fallback`."""
-        means, x = self.centre(z, labels, fallback)
-        return means, x.T @ x + self.settings.ridge * torch.eye(self.width).to(z)
-
-    def choose_betas(
-        self,
-        z: Tensor,
-        labels: Tensor,
-        means: Tensor,
-        spectrum: tuple[Tensor, Tensor],
-        log_priors: Tensor,
-    ) -> list[float]:
-        """The betas of means and covariance with the least cross entropy on held-out folds.
-
-        Args:
-            z, labels: features (n, width) and labels of a client.
-            means: (classes, width), global.
-            spectrum: eigenvalues and eigenvectors of the global covariance.
-            log_priors: (classes,).
-        """
-        folds = self.settings.folds
-        kept = torch.bincount(labels, minlength=self.classes)[labels] >= folds
-        order = labels[kept].argsort(stable=True)
-        z, labels = z[kept][order], labels[kept][order]
-        fold = torch.arange(len(z), device=z.device) % folds
-        if len(z) - -(-len(z) // folds) < 2:
-            return [0.0, 0.0]  # no fold to estimate from: stay with the global statistics
-        parts = []
-        for k in range(folds):
-            own, x = self.centre(z[fold != k], labels[fold != k], means)
-            start, end, x, basis = self.diagonalize(x, *spectrum)
-            there = (own @ basis, means @ basis, start, end, x, z[fold == k] @ basis)
-            parts.append([tensor.cpu() for tensor in (*there, labels[fold == k])])
-        log_priors = log_priors.cpu()
-
-        def loss(betas: Tensor) -> Tensor:
-            total = 0
-            for own, common, start, end, x, held_out, truth in parts:
-                centres = torch.lerp(common, own, betas[0])
-                inner = torch.lerp(start, end, betas[-1])
-                weight = centres / inner
-                if len(x):  # Woodbury's formula for the rest of the covariance, beta X'X
-                    small = betas[-1] * (x / inner) @ x.T + torch.eye(len(x)).to(x)
-                    rest = torch.linalg.solve(small, betas[-1] * x @ weight.T)
-                    weight = weight - (rest.T @ x) / inner
-                bias = log_priors - 0.5 * (weight * centres).sum(1)
-                total = total + F.cross_entropy(held_out @ weight.T + bias, truth)
-            return total
-
-        def value_and_slope(betas):
-            slope, value = grad_and_value(loss)(torch.from_numpy(betas))
-            return value.item(), slope.numpy()
-
-        # From the best of a few points, as there can be several minima.
-        count = 1 if self.settings.single_beta else 2
-        grid = list(product((0.0, 0.5, 1.0), repeat=count))
-        values = [loss(torch.tensor(point, dtype=torch.float64)).item() for point in grid]
-        best = minimize(
-            value_and_slope,
-            grid[values.index(min(values))],
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(0, 1)] * count,
-            options={"maxiter": 100, "ftol": 1e-13, "gtol": 1e-9},
-        )
-        return [float(best.x[0]), float(best.x[-1])]
-
-    def diagonalize(
-        self, x: Tensor, values: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A basis in which interpolated covariances are cheap to invert, again and again.
-
-        Returns:
-            start, end, x, basis: in the basis the covariance is that between diag(start) and
-            diag(end) plus beta x' x. With many samples x is empty.
-        """
-        eps = self.settings.eps
-        identity = (1 - eps) * self.settings.ridge
-        identity += eps * (self.settings.ridge + x.square().sum() / self.width)
-        x = (1 - eps) ** 0.5 * x @ vectors
-        if 4 * len(x) < self.width:
-            return values, identity.expand_as(values), x, vectors
-        x = x * values.rsqrt()
-        spread, turn = torch.linalg.eigh(x.T @ x + torch.diag(identity / values))
-        return torch.ones_like(values), spread, x[:0], vectors * values.rsqrt() @ turn
