@@ -26,7 +26,7 @@ from torch import nn
 from fedobp_lib.clients import FINE_TUNE, TRAIN
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, make_settings
-from fedobp_lib.methods.floco import onto_simplex, project
+from fedobp_lib.simplex import onto_simplex, project
 
 # The projection comes at the end of round 2; round 3 trains in regions.
 SETTINGS = {"endpoints": 3, "tau": 3, "rho": 0.3}

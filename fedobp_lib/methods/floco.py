@@ -35,6 +35,7 @@ from torch import Tensor
 from ..clients import INIT, stream
 from ..errors import UserError
 from ..parameters import ParameterLayout
+from ..simplex import project
 from ..tasks import Gradient, Task
 from .base import Federation, Method, register
 
@@ -169,40 +170,3 @@ def at(rows: Tensor, point: Tensor, layout: ParameterLayout) -> Tensor:
     ends = rows[:, layout.size :].unflatten(1, (point.shape[1], -1))
     models[:, layout.spans["classifier.weight"]] = torch.einsum("ke,kew->kw", point, ends)
     return models
-
-
-def project(signals: Tensor, endpoints: int) -> Tensor:
-    """A point on the simplex for every client, from gradient signals (clients, D).
-
-    Coordinates are the first principal components (zero where there are more end points than
-    components), the sign of each such that its largest loading is positive. Of 1000 scales the
-    one is taken at which the projected clients lie furthest apart (least Riesz energy).
-
-    Returns:
-        (clients, endpoints), rows of numbers >= 0 that sum to one.
-    """
-    centered = signals.double()
-    centered = centered - centered.mean(0)
-    values, vectors = torch.linalg.eigh(centered @ centered.T)
-    used = min(endpoints, len(signals) - 1)
-    components = vectors.flip(1)[:, :used] * values.flip(0)[:used].clamp_min(0).sqrt()
-    loadings = components.T @ centered
-    largest = loadings.gather(1, loadings.abs().argmax(1, keepdim=True))
-    components = F.pad(components * largest.sign().T, (0, endpoints - used)).cpu()
-    scales = torch.linspace(1e-4, 1, 1000, dtype=torch.float64)
-    points = min((onto_simplex(components / scale) for scale in scales), key=riesz_energy)
-    return points.to(signals)
-
-
-def onto_simplex(points: Tensor) -> Tensor:
-    """The nearest point of the simplex to each row."""
-    ordered = points.sort(dim=1, descending=True).values
-    surplus = ordered.cumsum(1) - 1
-    ranks = torch.arange(1, points.shape[1] + 1)
-    kept = (ordered * ranks > surplus).sum(1, keepdim=True)
-    return (points - surplus.gather(1, kept - 1) / kept).clamp_min(0)
-
-
-def riesz_energy(points: Tensor) -> float:
-    """Sum over pairs of points of their squared inverse distance, 1e-4 at the least."""
-    return torch.pdist(points).clamp_min(1e-4).pow(-2).sum().item()
