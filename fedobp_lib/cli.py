@@ -75,13 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce = commands.add_parser("reproduce", help="execute the notebooks, draw the figures")
     reproduce.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks")
-    reproduce.add_argument("--datasets", nargs="+", metavar="NAME")
-    reproduce.add_argument("--alphas", nargs="+", type=float, metavar="A")
-    reproduce.add_argument("--methods", nargs="+", metavar="NAME")
-    reproduce.add_argument("--seeds", nargs="+", type=int, metavar="S", help="the seeds to run")
-    reproduce.add_argument("--rounds", type=int)
+    _add_grid_options(reproduce)
     reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     reproduce.set_defaults(action=_reproduce)
+
+    compare = commands.add_parser("compare", help="finished runs beside the published numbers")
+    compare.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    compare.add_argument("--table", nargs="+", type=int, metavar="N", help="1, 6, 7, 8")
+    compare.add_argument("--csv", action="store_true", help="print all columns as CSV")
+    _add_grid_options(compare)
+    compare.set_defaults(action=_compare)
 
     data = commands.add_parser("data", help="list and fetch data sets")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
@@ -105,6 +108,14 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (run, runs_list, show):
         command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")
     return parser
+
+
+def _add_grid_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--datasets", nargs="+", metavar="NAME")
+    parser.add_argument("--alphas", nargs="+", type=float, metavar="A")
+    parser.add_argument("--methods", nargs="+", metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="which seeds")
+    parser.add_argument("--rounds", type=int)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -219,6 +230,18 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from .compare import compare_tables, comparison_text
+
+    names = ("datasets", "alphas", "methods", "seeds", "rounds")
+    given = {name: getattr(options, name) for name in names}
+    frame = compare_tables(options.preset, options.table, **given)
+    if options.csv:
+        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+    else:
+        print(comparison_text(frame))
 
 
 def _data_list(options: argparse.Namespace) -> None:

@@ -167,6 +167,19 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
     return _checked(name, arrays, shown)
 
 
+def is_here(name: str, directory: str | Path | None = None) -> bool:
+    """Whether `load` would find the data set without a download.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if name == "digits" or (_folder(directory) / f"{name}.npz").is_file():
+        return True
+    if name not in DATASETS:
+        raise unknown("data set", name, _known(directory))
+    return False
+
+
 def fetch(name: str, directory: str | Path | None = None, force: bool = False) -> Path:
     """Download the official files of a data set, check them, and write its .npz.
 

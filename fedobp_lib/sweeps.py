@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import paths, runs
+from . import datasets, paths, runs
 from .config import RunConfig
 from .errors import UserError, unknown
 from .methods import METHODS, find_method
@@ -137,6 +137,23 @@ def missing(configs: Iterable[RunConfig]) -> list[RunConfig]:
         name = runs.run_id(resolved, runs.load_data(resolved.dataset))
         if not runs.is_finished(home / name):
             found.setdefault(name, config)
+    return list(found.values())
+
+
+def finished(configs: Iterable[RunConfig]) -> list[RunResult]:
+    """Those of the runs that are finished, each once, in order; computes and downloads nothing.
+
+    A run belongs to its data: where a data set's file is not here, none of its runs is found.
+    """
+    home = paths.runs_dir()
+    found: dict[str, RunResult] = {}
+    for config in configs:
+        resolved = config.resolved()
+        if not datasets.is_here(resolved.dataset):
+            continue
+        name = runs.run_id(resolved, runs.load_data(resolved.dataset))
+        if runs.is_finished(home / name):
+            found.setdefault(name, RunResult(home / name))
     return list(found.values())
 
 

@@ -1,0 +1,373 @@
+"""Finished runs beside the published numbers, cell by cell.
+
+Like is compared with like: accuracy before local training, over all clients, pooled over their
+test samples, the best of the evaluated rounds, as in the published tables. The verdict follows
+from one rule, `RULE`.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .config import RunConfig
+from .errors import UserError
+from .experiments import (
+    NORMALIZATIONS,
+    Experiment,
+    accuracy_runs,
+    find_experiment,
+    normalization_runs,
+    resnet18_runs,
+)
+from .methods import METHODS
+from .paper import published_accuracy, published_normalizations, published_resnet18
+from .runs import RunResult
+from .setting import AS_IN_THE_PAPER, setting_of
+from .sweeps import finished, listed
+from .tables import FINE_TUNED, accuracies
+
+RULE = (
+    "agrees: the published mean lies within our interval, widened on each side by two published "
+    "standard deviations, or by one percentage point where the paper prints none. Our interval "
+    "is the 95 % bootstrap interval of the mean over seeds; with one seed it is that one value. "
+    "Compared at the two decimals that the paper prints. "
+    "differs: it does not. "
+    "not run: there is no finished run. "
+    "only ours: the paper has no such number."
+)
+VERDICTS = ("agrees", "differs", "not run", "only ours")
+WITHOUT_STD = 1.0  # percentage points
+RESAMPLES = 10_000
+
+NORMALIZATION_TITLES = {
+    "none": "NoNorm",
+    "layer": "LayerNorm",
+    "global": "GlobalNorm w/o CLS",
+    "global_classifier_only": "GlobalNorm with CLS",
+}
+
+
+def compare_accuracy(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Tables 1 and 6, cell by cell.
+
+    Args:
+        results: finished runs of `experiments.accuracy_runs`.
+
+    Returns:
+        A row for every published cell and for every other cell that was run: table, dataset,
+        alpha, method, published_mean, published_std, mean, std (over seeds), seeds, difference
+        (ours less the published), low, high (interval of our mean, see `interval`), setting (how
+        the runs depart from the paper's), verdict (see `RULE`). Accuracies in percent, NaN where
+        there is none. `fedavg-fine-tuned` is FedAvg after local training, in the last round.
+    """
+    published = published_accuracy().rename(
+        columns={
+            "accuracy_mean_percent": "published_mean",
+            "accuracy_std_percent": "published_std",
+        }
+    )
+    return _compare(measured(results), results, published, "method", accuracy_runs)
+
+
+def compare_resnet18(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Table 7, cell by cell: columns as `compare_accuracy`; the paper prints no deviations.
+
+    Args:
+        results: finished runs of `experiments.resnet18_runs`.
+    """
+    published = published_resnet18().rename(columns={"accuracy_percent": "published_mean"})
+    published = published.assign(table=7, published_std=np.nan)
+    return _compare(measured(results), results, published, "method", resnet18_runs)
+
+
+def compare_normalizations(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Table 8, cell by cell: columns as `compare_accuracy`, with normalization for method.
+
+    Args:
+        results: finished runs of `experiments.normalization_runs`; `normalization` has the keys
+            of `experiments.NORMALIZATIONS`.
+    """
+    published = published_normalizations().rename(columns={"accuracy_percent": "published_mean"})
+    published = published.assign(table=8, published_std=np.nan)
+    ours = measured_normalizations(results)
+    return _compare(ours, results, published, "normalization", normalization_runs)
+
+
+def measured(results: Sequence[RunResult]) -> pd.DataFrame:
+    """The accuracy that the published tables show, run by run.
+
+    Returns:
+        dataset, alpha, method, seed, accuracy (percent), run_id. A FedAvg run tested after local
+        training has a second row, `fedavg-fine-tuned`.
+    """
+    columns = ["dataset", "alpha", "method", "seed", "accuracy", "run_id"]
+    if not results:
+        return pd.DataFrame(columns=columns)
+    frame = accuracies(results).query("average == 'pooled'").rename(columns={"best": "accuracy"})
+    before = frame[frame["stage"] == "before"]
+    tuned = frame[(frame["stage"] == "after") & (frame["method"] == "fedavg")]
+    frame = pd.concat([before, tuned.assign(method="fedavg-fine-tuned")], ignore_index=True)
+    return frame[columns]
+
+
+def measured_normalizations(results: Sequence[RunResult]) -> pd.DataFrame:
+    """As `measured`, of FedOBP's runs, with the column `normalization`."""
+    names = {result.run_id: _normalization(result) for result in results}
+    frame = measured(results)
+    frame["normalization"] = frame["run_id"].map(names)
+    return frame.dropna(subset="normalization")
+
+
+def _normalization(result: RunResult) -> str | None:
+    if result.config.method != "fedobp":
+        return None
+    own = result.config.settings
+    for name, wanted in NORMALIZATIONS.items():
+        wanted = {"classifier_only": False} | wanted
+        if all(own[setting] == value for setting, value in wanted.items()):
+            return name
+    return None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of a mean; always the same for the same values.
+
+    Returns:
+        (low, high); NaN for fewer than two values.
+    """
+    if len(values) < 2:
+        return np.nan, np.nan
+    values = np.sort(np.asarray(values, dtype=float))
+    means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def verdict(published: float, published_std: float, mean: float, low: float, high: float) -> str:
+    """One of `VERDICTS`, by `RULE`.
+
+    Args:
+        published, published_std: mean and deviation in percent; NaN where not printed.
+        mean, low, high: ours and its interval; `low` and `high` are NaN for a single seed.
+    """
+    if np.isnan(published):
+        return "only ours"
+    if np.isnan(mean):
+        return "not run"
+    if np.isnan(low):
+        low = high = mean
+    margin = WITHOUT_STD if np.isnan(published_std) else 2 * published_std
+    inside = round(low - margin, 2) <= round(published, 2) <= round(high + margin, 2)
+    return "agrees" if inside else "differs"
+
+
+def _compare(
+    ours: pd.DataFrame,
+    results: Sequence[RunResult],
+    published: pd.DataFrame,
+    kind: str,
+    runs: Callable[..., list[RunConfig]],
+) -> pd.DataFrame:
+    keys = ["dataset", "alpha", kind]
+    printed = published.set_index(keys)[["table", "published_mean", "published_std"]]
+    printed = printed.to_dict("index")
+    tables = dict(zip(published["dataset"], published["table"], strict=True))
+    # Table 7 and Table 8 are one table each, whatever the data set.
+    other = published["table"].iloc[0] if published["table"].nunique() == 1 else pd.NA
+    cells = {key: group for key, group in ours.groupby(keys, sort=False)}
+    by_id = {result.run_id: result for result in results}
+
+    every = dict.fromkeys([*printed, *cells])
+    blocks = list(dict.fromkeys(key[:2] for key in every))
+    rows = []
+    for key in sorted(every, key=lambda key: blocks.index(key[:2])):
+        found = cells.get(key, ours.iloc[:0])
+        values = found["accuracy"].to_numpy(dtype=float)
+        mean = values.mean() if len(values) else np.nan
+        low, high = interval(values)
+        row = {"table": tables.get(key[0], other)} | dict(zip(keys, key, strict=True))
+        row |= printed.get(key, {"published_mean": np.nan, "published_std": np.nan})
+        row |= {
+            "mean": mean,
+            "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+            "seeds": found["seed"].nunique(),
+            "difference": mean - row["published_mean"],
+            "low": low,
+            "high": high,
+            "setting": setting_of([by_id[run] for run in found["run_id"]], runs),
+        }
+        row["verdict"] = verdict(row["published_mean"], row["published_std"], mean, low, high)
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"table": "Int64"})
+
+
+COMPARISONS = {
+    1: compare_accuracy,
+    6: compare_accuracy,
+    7: compare_resnet18,
+    8: compare_normalizations,
+}
+
+
+def compare_tables(
+    preset: str = "quick", tables: Sequence[int] | None = None, **given: Any
+) -> pd.DataFrame:
+    """What is finished of the tables' runs, beside the published numbers; computes nothing.
+
+    Args:
+        preset: a name of `sweeps.PRESETS`.
+        tables: of 1, 6, 7 and 8; None: all.
+        given: datasets, alphas, methods, seeds, rounds; None: the preset's. Data sets, alphas
+            and methods also choose among the published cells.
+
+    Returns:
+        As the comparisons of the single tables, one below the other.
+
+    Raises:
+        UserError: unknown preset, table, method or data set, or no cell is left.
+    """
+    wanted = list(dict.fromkeys(tables or COMPARISONS))
+    for number in wanted:
+        if number not in COMPARISONS:
+            known = ", ".join(map(str, COMPARISONS))
+            raise UserError(f"table {number} has no accuracies to compare; there are {known}")
+    given = {name: value for name, value in given.items() if value is not None}
+    frames = []
+    for experiment, numbers in _experiments(wanted):
+        results = finished(_runs(experiment, preset, numbers, given))
+        frame = COMPARISONS[numbers[0]](results)
+        # A data set that the paper does not have belongs to whatever was asked for.
+        frames.append(_chosen(frame[frame["table"].isin(numbers) | frame["table"].isna()], given))
+    frame = pd.concat(frames, ignore_index=True)
+    if frame.empty:
+        raise UserError("these tables have no such cell, and none was run")
+    return frame
+
+
+def _chosen(frame: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
+    for name, column in (("datasets", "dataset"), ("alphas", "alpha"), ("methods", "method")):
+        if name in given and column in frame:
+            values = set(listed(given[name]))
+            if "fedavg" in values:
+                values.add("fedavg-fine-tuned")
+            frame = frame[frame[column].isin(values)]
+    return frame
+
+
+def _experiments(tables: Iterable[int]) -> list[tuple[Experiment, list[int]]]:
+    """The experiments behind some tables, each with those of the tables that it makes."""
+    grouped: dict[str, tuple[Experiment, list[int]]] = {}
+    for number in tables:
+        experiment, _ = find_experiment("table", number)
+        grouped.setdefault(experiment.notebook, (experiment, []))[1].append(number)
+    return list(grouped.values())
+
+
+def _runs(
+    experiment: Experiment, preset: str, tables: Sequence[int], given: dict[str, Any]
+) -> list[RunConfig]:
+    own = {}
+    if preset == "paper":
+        parts = [experiment.tables[number] for number in tables]
+        own = {
+            name: list(dict.fromkeys(value for part in parts for value in part[name]))
+            for name in ("datasets", "alphas")
+        }
+    return experiment.runs(preset, **(own | given))
+
+
+def counts(frame: pd.DataFrame) -> str:
+    """One line: how many cells have each verdict, and how many were run as in the paper."""
+    numbers = frame["verdict"].value_counts()
+    told = [f"{numbers.get(name, 0)} {name}" for name in VERDICTS if numbers.get(name, 0)]
+    same = int((frame["setting"] == AS_IN_THE_PAPER).sum())
+    cells = "1 cell" if len(frame) == 1 else f"{len(frame)} cells"
+    return f"{cells}: {', '.join(told)}; {same} in the paper's setting"
+
+
+def readable_comparison(frame: pd.DataFrame) -> pd.DataFrame:
+    """A comparison as people read it: a row a cell, all text.
+
+    Where nothing was run of a data set and alpha, one row stands for all of its cells.
+
+    Args:
+        frame: as the comparisons give it.
+    """
+    rows = []
+    for (dataset, alpha), block in frame.groupby(["dataset", "alpha"], sort=False):
+        if (block["verdict"] == "not run").all():
+            name = f"all {len(block)}" if len(block) > 1 else _name(block.iloc[0])
+            rows.append([dataset, f"{alpha:g}", name, *"-----", "", "not run"])
+            continue
+        for _, row in block.iterrows():
+            rows.append(
+                [
+                    dataset,
+                    f"{alpha:g}",
+                    _name(row),
+                    _accuracy(row["published_mean"], row["published_std"]),
+                    _accuracy(row["mean"], row["std"]),
+                    str(row["seeds"]) if row["seeds"] else "-",
+                    "-" if np.isnan(row["difference"]) else f"{row['difference']:+.2f}",
+                    "-" if np.isnan(row["low"]) else f"{row['low']:.2f} to {row['high']:.2f}",
+                    row["setting"],
+                    row["verdict"],
+                ]
+            )
+    columns = ["data set", "alpha", "method", "published", "ours", "seeds", "difference"]
+    return pd.DataFrame(rows, columns=[*columns, "95 % interval", "setting", "verdict"])
+
+
+def comparison_text(frame: pd.DataFrame) -> str:
+    """A comparison for a terminal, 80 columns wide, with the counts and the rule at its end."""
+    parts = []
+    for table, cells in frame.groupby("table", sort=False, dropna=False):
+        parts.append("Not in the paper" if pd.isna(table) else f"Table {table}")
+        unrun = []
+        for (dataset, alpha), block in cells.groupby(["dataset", "alpha"], sort=False):
+            if (block["verdict"] == "not run").all():
+                unrun.append(f"{dataset} {alpha:g}")
+            else:
+                parts.append(_block_text(f"{dataset}, alpha {alpha:g}", block))
+        if unrun:
+            parts.append(_wrapped(f"Not run: {', '.join(unrun)}."))
+    parts += [_wrapped(f"{counts(frame)}."), _wrapped(RULE)]
+    return "\n\n".join(parts)
+
+
+def _block_text(title: str, block: pd.DataFrame) -> str:
+    lines = [f"{title:<20}{'published':>13}{'ours':>14}{'diff':>7}{'interval':>15} verdict"]
+    for row in readable_comparison(block).itertuples(index=False):
+        _, _, name, published, ours, _, difference, span, _, word = row
+        span = span.replace(" to ", "..")
+        lines.append(f"{name[:20]:<20}{published:>13}{ours:>14}{difference:>7}{span:>15} {word}")
+    settings = block[block["setting"] != ""].groupby("setting", sort=False)
+    for setting, rows in settings:
+        who = f"{', '.join(map(_name, rows.to_dict('records')))}: " if len(settings) > 1 else ""
+        lines.append(_wrapped(f"Setting: {who}{setting}."))
+    return "\n".join(lines)
+
+
+def _name(row: Any) -> str:
+    """Title of a row's method or normalization."""
+    if not pd.isna(row.get("normalization")):
+        return NORMALIZATION_TITLES[row["normalization"]]
+    method = row["method"]
+    if method == "fedavg-fine-tuned":
+        return FINE_TUNED
+    return METHODS[method].title if method in METHODS else method
+
+
+def _accuracy(mean: float, std: float) -> str:
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ({std:.2f})"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 79, break_long_words=False)
