@@ -16,6 +16,7 @@ from .convergence import (
 )
 from .importance import plot_quantiles, plot_scores, score_histogram
 from .partitions import plot_partition
+from .ranks import plot_ranks
 from .style import method_style, save, save_table
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "plot_history",
     "plot_partition",
     "plot_quantiles",
+    "plot_ranks",
     "plot_scores",
     "rounds_to_reach",
     "save",
