@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..ranks import groups
+from ..errors import UserError
+from ..ranks import groups, told
 from .style import HIGHLIGHT, STYLE, title_of
 
 GREY = "#444444"
@@ -23,10 +23,10 @@ def plot_ranks(ranks: pd.DataFrame, title: str = "") -> Figure:
         title: of the figure.
 
     Raises:
-        ValueError: there are no ranks to draw.
+        UserError: there are no ranks to draw.
     """
     if ranks.empty:
-        raise ValueError("no ranks to draw: fewer than two cells or three methods")
+        raise UserError(told(ranks))
     methods, cells = len(ranks), int(ranks["cells"].iloc[0])
     bars = groups(ranks)
     half = -(-methods // 2)
@@ -46,8 +46,11 @@ def plot_ranks(ranks: pd.DataFrame, title: str = "") -> Figure:
             axis.spines[side].set_visible(False)
         axis.spines["top"].set_visible(True)
         for number, (low, high) in enumerate(bars):
-            place = 0.6 * number + 0.5
-            axis.plot([low - 0.06, high + 0.06], [place, place], color="black", lw=3.2, zorder=4)
+            place, over = 0.6 * number + 0.5, 0.005 * methods
+            axis.plot(
+                [low - over, high + over], [place, place],
+                color="black", lw=3.2, zorder=4, solid_capstyle="butt", clip_on=False,
+            )  # fmt: skip
         for number, row in enumerate(ranks.itertuples()):
             left = number < half
             line = number if left else methods - 1 - number
@@ -102,5 +105,3 @@ def _ruler(axis: Axes, width: float, depth: float) -> None:
         fontsize=8,
         annotation_clip=False,
     )
-    if width > np.diff(axis.get_xlim())[0]:
-        axis.set_xlim(low, high)
