@@ -23,6 +23,8 @@ SCORES = {"gradient": "I_G", "fisher": "I_F", "obp": "I_O"}
 RIVALS = tuple(name for name in METHOD_NAMES.values() if name != "fedobp")
 
 Means = Mapping[tuple[str, float, str], float]  # (data set, alpha, method) -> accuracy
+# (data set, alpha) -> score -> accuracy by quantile
+ScoreCurves = Mapping[tuple[str, float], Mapping[str, pd.Series]]
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def _level(found: Mapping[str, float], method: str) -> bool:
 
 
 def no_better_than_majority(means: Means, dataset: str, alpha: float) -> Finding:
+    """FedOBP is at most a point above the majority class."""
     ours = means.get((dataset, alpha, "fedobp"))
     naive = means.get((dataset, alpha, "majority-class"))
     if ours is None or naive is None:
@@ -137,6 +140,7 @@ def _panels(means: Means) -> list[tuple[str, float]]:
 
 
 def layer_norm_below(means: Means) -> Finding:
+    """LayerNorm is below NoNorm and GlobalNorm wherever all three were run."""
     parts = []
     for dataset, alpha in _panels(means):
         found = {n: means.get((dataset, alpha, n)) for n in ("none", "layer", "global")}
@@ -149,6 +153,7 @@ def layer_norm_below(means: Means) -> Finding:
 
 
 def global_like_none(means: Means) -> Finding:
+    """GlobalNorm is within a point of NoNorm wherever both were run."""
     parts = []
     for dataset, alpha in _panels(means):
         none, same = (means.get((dataset, alpha, n)) for n in ("none", "global"))
@@ -159,6 +164,7 @@ def global_like_none(means: Means) -> Finding:
 
 
 def best_normalization(means: Means, expected: Mapping[str, str]) -> Finding:
+    """The normalization expected of each data set is best there, or level with the best."""
     parts = []
     for dataset, name in expected.items():
         found = {n: v for (d, a, n), v in means.items() if d == dataset and a == 0.1}
@@ -171,6 +177,7 @@ def best_normalization(means: Means, expected: Mapping[str, str]) -> Finding:
 
 
 def classifier_only(means: Means, like: Sequence[str], worse: Sequence[str]) -> Finding:
+    """With the classifier alone: within a point on some data sets, below on others."""
     parts = []
     for dataset in (*like, *worse):
         every = means.get((dataset, 0.1, "global"))
@@ -207,8 +214,8 @@ def score_means(results: Sequence[RunResult]) -> pd.DataFrame:
     return frame.groupby(keys)["accuracy"].mean().reset_index()
 
 
-def _curves(results: Sequence[RunResult]) -> dict[tuple[str, float], dict[str, pd.Series]]:
-    """Data set and alpha -> score -> accuracy by quantile, where more than two were run."""
+def score_curves(results: Sequence[RunResult]) -> ScoreCurves:
+    """FedOBP's accuracy by quantile, where more than two were run; see `score_means`."""
     curves: dict[tuple[str, float], dict[str, pd.Series]] = {}
     for (*panel, score), group in score_means(results).groupby(["dataset", "alpha", "score"]):
         if len(group) > 2:
@@ -216,9 +223,10 @@ def _curves(results: Sequence[RunResult]) -> dict[tuple[str, float], dict[str, p
     return curves
 
 
-def rise_and_decline(results: Sequence[RunResult]) -> Finding:
+def rise_and_decline(curves: ScoreCurves) -> Finding:
+    """Each score is best somewhere between the smallest and the largest quantile."""
     parts = []
-    for (dataset, alpha), scores in _curves(results).items():
+    for (dataset, alpha), scores in curves.items():
         for score in (s for s in SCORES if s in scores):
             curve = scores[score]
             first, last, peak = curve.iloc[0], curve.iloc[-1], curve.max()
@@ -232,14 +240,14 @@ def rise_and_decline(results: Sequence[RunResult]) -> Finding:
 
 
 def peak(
-    results: Sequence[RunResult],
+    curves: ScoreCurves,
     dataset: str,
     score: str,
     quantile: float | None = None,
     above: float | None = None,
 ) -> Finding:
     """The best accuracy is at a quantile, or above one; equal bests all count."""
-    curve = _curves(results).get((dataset, 0.1), {}).get(score)
+    curve = curves.get((dataset, 0.1), {}).get(score)
     if curve is None:
         return UNKNOWN
     best = curve.index[curve == curve.max()]
@@ -251,10 +259,11 @@ def peak(
     return Finding(f"{told}; {curve[quantile]:.2f} at q={quantile:g}", quantile in best)
 
 
-def stable(results: Sequence[RunResult], datasets: Sequence[str]) -> Finding:
+def stable(curves: ScoreCurves, datasets: Sequence[str]) -> Finding:
+    """Over the quantiles, FedOBP's score has the smallest range of the three."""
     parts = []
     for dataset in datasets:
-        scores = _curves(results).get((dataset, 0.1), {})
+        scores = curves.get((dataset, 0.1), {})
         if set(scores) != set(SCORES):
             parts.append(UNKNOWN)
             continue
@@ -293,15 +302,15 @@ def layer_shares(results: Sequence[RunResult]) -> pd.DataFrame:
     return pd.concat(parts).groupby(keys, sort=False)["share"].mean().reset_index()
 
 
-def first_layer_to_last(results: Sequence[RunResult]) -> Finding:
+def first_layer_to_last(shares: pd.DataFrame) -> Finding:
     """conv1 loses and the classifier gains, from the first to the last quarter of the rounds."""
     parts = []
-    for (dataset, alpha), panel in layer_shares(results).groupby(["dataset", "alpha"], sort=False):
-        shares = panel.pivot(index="round", columns="layer", values="share")
-        if not {"conv1", "classifier"} <= set(shares) or len(shares) < 2:
+    for (dataset, alpha), panel in shares.groupby(["dataset", "alpha"], sort=False):
+        table = panel.pivot(index="round", columns="layer", values="share")
+        if not {"conv1", "classifier"} <= set(table) or len(table) < 2:
             continue
-        quarter = -(-len(shares) // 4)
-        early, late = shares.iloc[:quarter].mean(), shares.iloc[-quarter:].mean()
+        quarter = -(-len(table) // 4)
+        early, late = table.iloc[:quarter].mean(), table.iloc[-quarter:].mean()
         told = ", ".join(
             f"{layer} {early[layer]:.3f} to {late[layer]:.3f}" for layer in ("conv1", "classifier")
         )
@@ -311,13 +320,14 @@ def first_layer_to_last(results: Sequence[RunResult]) -> Finding:
 
 
 def shares_between(
-    results: Sequence[RunResult],
+    shares: pd.DataFrame,
     dataset: str,
     rounds: tuple[int, int],
     classifier: tuple[float, float],
     conv1: tuple[float, float],
 ) -> Finding:
-    shares = layer_shares(results).query("dataset == @dataset and alpha == 0.1")
+    """The mean shares over some rounds lie in ranges, at two decimals."""
+    shares = shares.query("dataset == @dataset and alpha == 0.1")
     if shares.empty:
         return UNKNOWN
     first, last = rounds
@@ -335,34 +345,33 @@ def shares_between(
 # --- Figures 2, 3, 6 and 7: convergence -------------------------------------------------------
 
 
-def _final(results: Sequence[RunResult], alpha: float) -> Means:
-    """Last value of the smoothed mean curves."""
-    chosen = [result for result in results if result.config.alpha == alpha]
-    if not chosen:
-        return {}
-    frame = convergence_frame(chosen)
+def curves(results: Sequence[RunResult]) -> pd.DataFrame:
+    """The smoothed mean curves of Figures 2, 3, 6 and 7; see `figures.convergence_frame`."""
+    if not results:
+        return pd.DataFrame(columns=["dataset", "alpha", "method", "round", "mean"])
+    return convergence_frame(results)
+
+
+def _ends(frame: pd.DataFrame) -> Means:
     return frame.groupby(["dataset", "alpha", "method"])["mean"].last().to_dict()
 
 
 def on_curves(
     check: Callable[..., Finding], alpha: float, datasets: Sequence[str], **given: Any
-) -> Callable[[Sequence[RunResult]], Finding]:
+) -> Callable[[pd.DataFrame], Finding]:
     """A check of accuracies, on the ends of the curves."""
-    return lambda results: on_cells(check, [(d, alpha) for d in datasets], **given)(
-        _final(results, alpha)
-    )
+    checked = on_cells(check, [(dataset, alpha) for dataset in datasets], **given)
+    return lambda frame: checked(_ends(frame))
 
 
-def fastest(results: Sequence[RunResult], dataset: str, alpha: float) -> Finding:
+def fastest(frame: pd.DataFrame, dataset: str, alpha: float) -> Finding:
     """No rival reaches 95 % of FedOBP's best value in fewer rounds."""
-    chosen = [r for r in results if (r.config.dataset, r.config.alpha) == (dataset, alpha)]
-    if not chosen:
-        return UNKNOWN
-    reached = rounds_to_reach(convergence_frame(chosen), SHARE_REACHED)
+    panel = frame[(frame["dataset"] == dataset) & (frame["alpha"] == alpha)]
+    reached = rounds_to_reach(panel, SHARE_REACHED)
     reached = reached.set_index("method")["round"].dropna().astype(int)
     if "fedobp" not in reached:
         return UNKNOWN
-    run = {result.config.method for result in chosen} & set(RIVALS)
+    run = set(panel["method"]) & set(RIVALS)
     rivals = reached[reached.index.isin(RIVALS)]
     told = f"{dataset} {alpha:g}: FedOBP in round {reached['fedobp']}"
     if len(rivals):
@@ -373,19 +382,20 @@ def fastest(results: Sequence[RunResult], dataset: str, alpha: float) -> Finding
 
 
 def every(*checks: Callable[[Any], Finding]) -> Callable[[Any], Finding]:
+    """All of several checks of the same evidence."""
     return lambda evidence: Finding.all_of([check(evidence) for check in checks])
 
 
-def ends(
-    results: Sequence[RunResult],
+def ends_between(
+    frame: pd.DataFrame,
     dataset: str,
     alpha: float,
     bounds: Mapping[str, tuple[float, float]],
 ) -> Finding:
     """Methods whose curves end between two accuracies."""
-    final, parts = _final(results, alpha), []
+    ends, parts = _ends(frame), []
     for method, (low, high) in bounds.items():
-        value = final.get((dataset, alpha, method))
+        value = ends.get((dataset, alpha, method))
         if value is None:
             parts.append(UNKNOWN)
         else:
@@ -393,15 +403,12 @@ def ends(
     return Finding.all_of(parts)
 
 
-def peak_round(results: Sequence[RunResult], dataset: str, alpha: float, about: int) -> Finding:
+def peak_round(frame: pd.DataFrame, dataset: str, alpha: float, about: int) -> Finding:
     """FedOBP's curve first comes within a point of its best value 50 rounds around a round."""
-    chosen = [
-        r for r in results
-        if (r.config.dataset, r.config.alpha, r.config.method) == (dataset, alpha, "fedobp")
-    ]  # fmt: skip
-    if not chosen:
+    ours = (frame["dataset"] == dataset) & (frame["alpha"] == alpha) & (frame["method"] == "fedobp")
+    curve = frame[ours]
+    if curve.empty:
         return UNKNOWN
-    curve = convergence_frame(chosen)
     if curve["round"].max() < about + 50:
         return Finding(f"{dataset}: no run goes beyond round {about + 50}")
     first = int(curve.loc[curve["mean"] >= curve["mean"].max() - POINT, "round"].iloc[0])

@@ -39,8 +39,7 @@ class Claim:
         text: the paper's words; `...` where some are left out.
         holds_when: what is tested.
         check: from the evidence to a finding.
-        evidence: what `check` gets: `accuracy`, `resnet18` or `normalization` (mean accuracies,
-            which the paper prints as well), or `runs`.
+        evidence: what `check` gets; a name of `EVIDENCE`.
         note: what a reader should know besides.
     """
 
@@ -50,7 +49,7 @@ class Claim:
     text: str
     holds_when: str
     check: Callable[[Any], Finding]
-    evidence: str = "runs"
+    evidence: str
     note: str = ""
 
 
@@ -73,11 +72,11 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
     """
     experiment, _ = find_experiment(kind, number)
     setting = setting_of(results, experiment.runs) if experiment.runs else ""
+    claims = [claim for claim in CLAIMS if (kind, number) in claim.places]
+    evidence = {name: EVIDENCE[name](results) for name in {claim.evidence for claim in claims}}
     rows = []
-    for claim in CLAIMS:
-        if (kind, number) not in claim.places:
-            continue
-        finding = claim.check(_evidence(claim.evidence, results))
+    for claim in claims:
+        finding = claim.check(evidence[claim.evidence])
         rows.append(
             {
                 "id": claim.id,
@@ -104,30 +103,37 @@ def on_published(claim: Claim) -> str:
     """A claim tested on the numbers that the paper prints; empty where it prints none."""
     if claim.evidence not in PRINTED:
         return ""
-    finding = claim.check(_printed_means(claim.evidence))
+    read, key, value = PRINTED[claim.evidence]
+    finding = claim.check(_by_cell(read(), key, value))
     return "" if finding.holds is None else f"{verdict(finding)}: {finding.measured}"
 
 
-def _evidence(kind: str, results: Sequence[RunResult]) -> Any:
-    if kind == "runs":
-        return results
-    if kind == "normalization":
-        frame, key = measured_normalizations(results), "normalization"
-    else:
-        frame, key = measured(results), "method"
-    return frame.groupby(["dataset", "alpha", key], sort=False)["accuracy"].mean().to_dict()
+def _means(results: Sequence[RunResult]) -> Means:
+    return _by_cell(measured(results), "method", "accuracy")
 
 
+def _normalization_means(results: Sequence[RunResult]) -> Means:
+    return _by_cell(measured_normalizations(results), "normalization", "accuracy")
+
+
+def _by_cell(frame: pd.DataFrame, key: str, value: str) -> Means:
+    return frame.groupby(["dataset", "alpha", key], sort=False)[value].mean().to_dict()
+
+
+EVIDENCE = {
+    "accuracy": _means,
+    "resnet18": _means,
+    "normalization": _normalization_means,
+    "curves": checks.curves,
+    "scores": checks.score_curves,
+    "layers": checks.layer_shares,
+}
+# The kinds that the paper prints: where, and the columns of what was compared and how well it did.
 PRINTED = {
     "accuracy": (published_accuracy, "method", "accuracy_mean_percent"),
     "resnet18": (published_resnet18, "method", "accuracy_percent"),
     "normalization": (published_normalizations, "normalization", "accuracy_percent"),
 }
-
-
-def _printed_means(kind: str) -> Means:
-    read, key, value = PRINTED[kind]
-    return read().set_index(["dataset", "alpha", key])[value].to_dict()
 
 
 RESNET18_RIVALS = tuple(name for name in published_resnet18()["method"].unique() if name in RIVALS)
@@ -167,6 +173,7 @@ def _peak_claim(figure: int, dataset: str, score: str, section: str, text: str, 
         text,
         f"the highest accuracy over the quantiles run is at {place}",
         partial(checks.peak, dataset=dataset, score=score, **given),
+        "scores",
         note="CIFAR10's model has 878,538 parameters, CIFAR100's 924,708: a tenth of it is 92,471."
         if "87,853" in text
         else "",
@@ -182,7 +189,14 @@ def _shares_claim(figure: int, dataset: str, section: str, text: str, **given: A
         text,
         f"mean share over rounds {first} to {last}: classifier in {a} to {b}, conv1 in {c} to {d}",
         partial(checks.shares_between, dataset=dataset, **given),
+        "layers",
     )
+
+
+def _curve_claim(
+    figure: int, id: str, section: str, text: str, when: str, check, note: str = ""
+) -> Claim:
+    return Claim(id, (("figure", figure),), section, text, when, check, "curves", note)
 
 
 TABLES_1_AND_6 = (
@@ -329,26 +343,26 @@ FINAL = "its smoothed curve ends above that of every other method of Table 1"
 FAST = f"no other method reaches {SHARE_REACHED:.0%} of FedOBP's best value in fewer rounds"
 
 CONVERGENCE = (
-    Claim(
-        "figure2-cifar10", (("figure", 2),), "4.2",
+    _curve_claim(
+        2, "figure2-cifar10", "4.2",
         "On CIFAR10, FedOBP achieves the highest accuracy and comparable convergence.", FINAL,
         checks.on_curves(checks.ahead, 0.1, ["cifar10"], rivals=RIVALS),
     ),
-    Claim(
-        "figure2-cifar10-others", (("figure", 2),), "4.2",
+    _curve_claim(
+        2, "figure2-cifar10-others", "4.2",
         "pFedFDA and FedPer also show good convergence reaching above 85%. Other methods, such "
         "as APFL, FLUTE and FedAL, converge slowly, with final accuracies below 75%.",
         "so end their smoothed curves; FedAL read as FedALA",
         partial(
-            checks.ends, dataset="cifar10", alpha=0.1,
+            checks.ends_between, dataset="cifar10", alpha=0.1,
             bounds={
                 "pfedfda": (85, np.inf), "fedper": (85, np.inf), "apfl": (0, 75),
                 "flute": (0, 75), "fedala": (0, 75),
             },
         ),
     ),
-    Claim(
-        "figure2-fastest", (("figure", 2),), "4.2",
+    _curve_claim(
+        2, "figure2-fastest", "4.2",
         "On CIFAR100 and EMNIST, FedOBP displays the fastest convergence and highest final "
         "accuracy compared to all alternative solutions.",
         f"{FAST}, and {FINAL}",
@@ -357,18 +371,18 @@ CONVERGENCE = (
             checks.on_curves(checks.ahead, 0.1, ["cifar100", "emnist"], rivals=RIVALS),
         ),
     ),
-    Claim(
-        "figure2-svhn", (("figure", 2),), "4.2",
+    _curve_claim(
+        2, "figure2-svhn", "4.2",
         "FedOBP demonstrates comparable convergence on SVHN while achieving best final accuracy.",
         FINAL, checks.on_curves(checks.ahead, 0.1, ["svhn"], rivals=RIVALS),
     ),
-    Claim(
-        "figure3-best", (("figure", 3),), "4.2",
+    _curve_claim(
+        3, "figure3-best", "4.2",
         "FedOBP shows best accuracy with comparable convergence", FINAL,
         checks.on_curves(checks.ahead, 0.5, FIRST_FOUR, rivals=RIVALS),
     ),
-    Claim(
-        "figure3-optimal", (("figure", 3),), "4.2",
+    _curve_claim(
+        3, "figure3-optimal", "4.2",
         "achieving optimal results at approximately 200 epochs for CIFAR10 and 200 epochs for "
         "CIFAR100, respectively",
         "its smoothed curve comes within one point of its best in rounds 150 to 250",
@@ -377,8 +391,8 @@ CONVERGENCE = (
         ),
         note="The paper's epochs are communication rounds.",
     ),
-    Claim(
-        "figure3-svhn", (("figure", 3),), "4.2",
+    _curve_claim(
+        3, "figure3-svhn", "4.2",
         "FedOBP demonstrates fastest convergence, achieving the first position of accuracy in SVHN",
         f"{FAST}, and {FINAL}",
         checks.every(
@@ -387,8 +401,8 @@ CONVERGENCE = (
         ),
     ),
     *(
-        Claim(
-            f"figure{figure}-mnist-fmnist", (("figure", figure),), "C.2",
+        _curve_claim(
+            figure, f"figure{figure}-mnist-fmnist", "C.2",
             "On MNIST and FMNIST, FedOBP outperforms or is slightly inferior to other methods in "
             "terms of accuracy and convergence rates.",
             "its smoothed curve ends at most one point below the best",
@@ -397,8 +411,8 @@ CONVERGENCE = (
         for figure, alpha in ((6, 0.1), (7, 0.5))
     ),
     *(
-        Claim(
-            f"figure{figure}-medmnist", (("figure", figure),), "C.2",
+        _curve_claim(
+            figure, f"figure{figure}-medmnist", "C.2",
             "on MEDMNISTA and MEDMNISTC, it slightly lags behind all other methods in accuracy "
             "but demonstrates faster convergence",
             f"its smoothed curve ends at most one point below the best, and {FAST}",
@@ -409,15 +423,15 @@ CONVERGENCE = (
         )
         for figure, alpha in ((6, 0.1), (7, 0.5))
     ),
-    Claim(
-        "figure6-others", (("figure", 6),), "C.2",
+    _curve_claim(
+        6, "figure6-others", "C.2",
         "LG-FedAvg and pFedFDA also demonstrate competitive performance, surpassing 67% and 66% "
         "accuracy on MEDMNISTA and MEDMNISTC under α = 0.1, respectively.",
         "so end their smoothed curves",
         checks.every(
             *(
                 partial(
-                    checks.ends, dataset=dataset, alpha=0.1,
+                    checks.ends_between, dataset=dataset, alpha=0.1,
                     bounds={"lg-fedavg": (least, np.inf), "pfedfda": (least, np.inf)},
                 )
                 for dataset, least in (("medmnistA", 67), ("medmnistC", 66))
@@ -449,6 +463,7 @@ SCORE_CLAIMS = (
         "on every data set run, each score's highest accuracy is above those at the smallest and "
         "the largest quantile",
         checks.rise_and_decline,
+        "scores",
         note="At q=1 nothing is personal, whatever the score.",
     ),
     _peak_claim(4, "cifar10", "gradient", "4.2", CIFAR10_PEAKS, quantile=0.1),
@@ -469,6 +484,7 @@ SCORE_CLAIMS = (
         "quantile ranges compared to the gradient and Fisher-based scores.",
         "over the quantiles run, I_O's highest accuracy less its lowest is the smallest of three",
         partial(checks.stable, datasets=LAST_FOUR[2:]),
+        "scores",
     ),
 )  # fmt: skip
 
@@ -489,6 +505,7 @@ LAYER_CLAIMS = (
         "from the first to the last quarter of the rounds, conv1's share falls and the "
         "classifier's grows, on every data set run",
         checks.first_layer_to_last,
+        "layers",
     ),
     *(
         _shares_claim(

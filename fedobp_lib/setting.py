@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from .config import PAPER_SIZE, RunConfig
@@ -56,16 +57,7 @@ def setting_of(results: Sequence[RunResult], runs: Callable[..., list[RunConfig]
 
 
 def _departures(config: RunConfig, runs: Callable[..., list[RunConfig]]) -> list[str]:
-    papers = [
-        _at_paper_size(standard, config.protocol)
-        for standard in runs(
-            "paper",
-            datasets=[config.dataset],
-            alphas=[config.alpha],
-            methods=[config.method],
-            seeds=[0],
-        )
-    ]
+    papers = _papers(runs, config.dataset, config.alpha, config.method, config.protocol)
     paper = papers[0]
     # Tests at every quarter of a shorter run are the paper's habit at a smaller size.
     quarter = max(1, config.rounds // 4)
@@ -73,6 +65,9 @@ def _departures(config: RunConfig, runs: Callable[..., list[RunConfig]]) -> list
         "protocol": "released",
         "eval_every": quarter,
     }
+    if config.partition is not None:
+        # The file decides these.
+        papers_value |= {n: getattr(config, n) for n in ("clients", "min_samples", "test_share")}
     told = [
         tell(getattr(config, name))
         for name, tell in FIELDS.items()
@@ -83,7 +78,12 @@ def _departures(config: RunConfig, runs: Callable[..., list[RunConfig]]) -> list
     return told
 
 
-def _at_paper_size(config: RunConfig, protocol: str) -> RunConfig:
-    """The paper's run; of the protocol's own settings, those of the protocol that was run."""
-    size = {name: value for name, value in PAPER_SIZE.items() if getattr(config, name) is None}
-    return replace(config, protocol=protocol, **size).resolved()
+@lru_cache(maxsize=256)
+def _papers(
+    runs: Callable[..., list[RunConfig]], dataset: str, alpha: float, method: str, protocol: str
+) -> list[RunConfig]:
+    """The paper's runs; of the protocol's own settings, those of the protocol that was run."""
+    found = runs("paper", datasets=[dataset], alphas=[alpha], methods=[method], seeds=[0])
+    size = {"protocol": protocol} | PAPER_SIZE
+    # An experiment may have a number of rounds of its own.
+    return [replace(c, **(size | {"rounds": c.rounds or size["rounds"]})).resolved() for c in found]

@@ -153,6 +153,7 @@ def test_every_departure_from_the_papers_setting_is_told(tmp_path):
         "protocol text, test share 0.25, 1 seed"
     )
     assert told(dataset="mnist", settings={"quantile": 0.9}) == "quantile 0.9, 1 seed"
+    assert told(dataset="mnist", partition="own.npz") == "a split from a file, 1 seed"
     assert told(dataset="digits", rounds=12).startswith("20 clients, 20% a round, 12 rounds")
     for name, value in (("clients", 50), ("local_epochs", 1), ("lr", 0.1), ("precision", "bf16"),
                         ("batch_size", 8), ("momentum", 0.0), ("min_samples", 20),
