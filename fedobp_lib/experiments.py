@@ -6,7 +6,7 @@ the command line and a notebook always mean the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -210,3 +210,13 @@ def find_experiment(kind: str, number: int) -> tuple[Experiment, dict[str, Any]]
 def experiment_of(notebook: str) -> Experiment:
     """The experiment of a notebook's number, such as `02`."""
     return next(e for e in EXPERIMENTS if e.notebook == notebook)
+
+
+def normalization_of(config: RunConfig) -> str:
+    """Which of `NORMALIZATIONS` a run of `normalization_runs` is."""
+
+    def key(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+        return settings["normalization"], settings.get("classifier_only", False)
+
+    names = {key(settings): name for name, settings in NORMALIZATIONS.items()}
+    return names[key(config.settings)]

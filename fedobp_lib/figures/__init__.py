@@ -15,24 +15,35 @@ from .convergence import (
     smooth,
 )
 from .importance import plot_quantiles, plot_scores, score_histogram
+from .layers import layer_frame, layer_table, plot_layers, plot_variant_layers, variant_layers
 from .partitions import plot_partition
 from .ranks import plot_ranks
-from .style import method_style, save, save_table
+from .scores import plot_quantile_curves, quantile_frame, score_peaks
+from .style import NORMALIZATION_STYLE, method_style, save, save_table
 
 __all__ = [
     "MANY",
+    "NORMALIZATION_STYLE",
     "convergence_frame",
+    "layer_frame",
+    "layer_table",
     "method_style",
     "plot_accuracy",
     "plot_convergence",
     "plot_history",
+    "plot_layers",
     "plot_partition",
+    "plot_quantile_curves",
     "plot_quantiles",
     "plot_ranks",
     "plot_scores",
+    "plot_variant_layers",
+    "quantile_frame",
     "rounds_to_reach",
     "save",
     "save_table",
     "score_histogram",
+    "score_peaks",
     "smooth",
+    "variant_layers",
 ]

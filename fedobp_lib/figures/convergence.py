@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.signal import savgol_filter
 
+from ..config import RunConfig
 from ..runs import RunResult
 from .style import (
     HIGHLIGHT,
@@ -31,8 +34,12 @@ def convergence_frame(
     stage: str = "before",
     scope: str = "cohort",
     average: str = "pooled",
+    name: Callable[[RunConfig], str] = attrgetter("method"),
 ) -> pd.DataFrame:
     """Accuracy over rounds: dataset, alpha, method, round, mean, low, high, seeds.
+
+    Runs that differ in nothing but the seed are one line. Where lines are variants of one
+    method, `name` tells them apart, and `method` holds the variant's name.
 
     The paper's curves show the clients of each round before their local training, smoothed by
     a Savitzky-Golay filter (here: cubic, over a tenth of the rounds, each run by itself).
@@ -49,7 +56,7 @@ def convergence_frame(
                 {
                     "dataset": config.dataset,
                     "alpha": config.alpha,
-                    "method": config.method,
+                    "method": name(config),
                     "round": history["round"],
                     "accuracy": smooth(history["accuracy"].to_numpy()),
                 }
@@ -96,11 +103,18 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.clip(savgol_filter(values, window, 3), 0, 100)
 
 
-def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
+def plot_convergence(
+    frame: pd.DataFrame, columns: int = 2, styles: Mapping[str, dict[str, Any]] | None = None
+) -> Figure:
     """Accuracy over rounds, with bands.
 
     Few methods: one panel a data set and alpha, lines labelled at their ends. More than
     `MANY` methods: one small panel a method.
+
+    Args:
+        frame: as `convergence_frame` gives it.
+        columns: panels side by side.
+        styles: how to draw each line; None: `method_style`.
     """
     panels = list(frame.groupby(["dataset", "alpha"], sort=False))
     if frame["method"].nunique() > MANY:
@@ -112,7 +126,7 @@ def plot_convergence(frame: pd.DataFrame, columns: int = 2) -> Figure:
             rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False, layout="constrained"
         )
         for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
-            _curves(axis, panel)
+            _curves(axis, panel, styles or method_style(list(panel["method"].unique())))
             seeds = int(panel["seeds"].max())
             axis.set_title(f"{dataset}, α = {alpha}   ({seeds_text(seeds)})", loc="left")
             whole_numbers(axis, "round")
@@ -178,8 +192,7 @@ def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
         axis.set_ylabel("accuracy, %", fontsize=8)
 
 
-def _curves(axis: Axes, panel: pd.DataFrame) -> None:
-    styles = method_style(list(panel["method"].unique()))
+def _curves(axis: Axes, panel: pd.DataFrame, styles: Mapping[str, dict[str, Any]]) -> None:
     ends = []
     for method, line in panel.groupby("method", sort=False):
         style = styles[method]

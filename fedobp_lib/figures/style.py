@@ -19,6 +19,14 @@ from ..methods import METHODS
 HIGHLIGHT = "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
+# The variants of `experiments.NORMALIZATIONS`. `none` is FedOBP as the paper has it; `global` must
+# lie upon it, so it is drawn above and thin.
+NORMALIZATION_STYLE = {
+    "none": {"color": HIGHLIGHT, "lw": 3.2, "ls": "-", "zorder": 3},
+    "layer": {"color": "#0072B2", "lw": 1.3, "ls": "-.", "zorder": 4},
+    "global": {"color": "black", "lw": 1.1, "ls": "--", "zorder": 5},
+    "global_classifier_only": {"color": "#009E73", "lw": 1.3, "ls": ":", "zorder": 4},
+}
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
