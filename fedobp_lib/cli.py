@@ -74,7 +74,17 @@ def build_parser() -> argparse.ArgumentParser:
 
     reproduce = commands.add_parser("reproduce", help="execute the notebooks, draw the figures")
     reproduce.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    reproduce.add_argument(
+        "--table", nargs="+", type=int, action="extend", metavar="N", help="tables of the paper"
+    )
+    reproduce.add_argument(
+        "--figure", nargs="+", type=int, action="extend", metavar="N", help="figures of the paper"
+    )
     reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks")
+    reproduce.add_argument("--all", action="store_true", help="every notebook (default)")
+    reproduce.add_argument(
+        "--dry-run", action="store_true", help="only say what is missing and how long it takes"
+    )
     _add_grid_options(reproduce)
     reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     reproduce.set_defaults(action=_reproduce)
@@ -207,21 +217,32 @@ def _print_run(result) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from .reproduce import choose, reproduce
+
+    if options.all and (options.table or options.figure or options.only):
+        raise UserError("--all is everything; name no table, figure or notebook beside it")
+    plan = choose(
+        options.preset,
+        options.table,
+        options.figure,
+        options.only,
+        datasets=options.datasets,
+        alphas=options.alphas,
+        methods=options.methods,
+        seeds=options.seeds,
+        rounds=options.rounds,
+    )
+    if options.dry_run:
+        from .estimate import folded, forecast, forecast_text
+
+        print(folded("notebooks: " + ", ".join(path.stem for path in plan.notebooks)))
+        print(forecast_text(forecast(plan.runs, options.device)))
+        return 0
+
     from papermill import PapermillExecutionError
 
-    from .reproduce import reproduce
-
     try:
-        reproduce(
-            options.preset,
-            options.only,
-            options.device,
-            datasets=options.datasets,
-            alphas=options.alphas,
-            methods=options.methods,
-            seeds=options.seeds,
-            rounds=options.rounds,
-        )
+        reproduce(plan, options.device)
     except PapermillExecutionError as error:
         print(
             f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import importlib.util
 import os
 import shutil
 import socket
@@ -352,13 +353,25 @@ def _read_digits() -> Arrays:
     """scikit-learn's 8x8 digits, enlarged to 28x28; the last fifth is the test part."""
     import torch
     import torch.nn.functional as F
+
+    table = _digits_table()
+    small = torch.from_numpy(table[:, :64]).float().reshape(-1, 1, 8, 8) * (255 / 16)
+    large = F.interpolate(small, size=(24, 24), mode="bilinear", align_corners=False)
+    images = F.pad(large, (2, 2, 2, 2))[:, 0].round().to(torch.uint8).numpy()
+    return images, table[:, 64].astype(np.int64), np.arange(len(images)) < 0.8 * len(images)
+
+
+def _digits_table() -> np.ndarray:
+    """scikit-learn's digits (1797, 65): 64 pixels and the label."""
+    # Importing scikit-learn takes longer than reading its file, and longer than a small run.
+    found = importlib.util.find_spec("sklearn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    large = F.interpolate(small, size=(24, 24), mode="bilinear", align_corners=False)
-    images = F.pad(large, (2, 2, 2, 2))[:, 0].round().to(torch.uint8).numpy()
-    return images, digits.target.astype(np.int64), np.arange(len(images)) < 0.8 * len(images)
+    return np.column_stack([digits.data, digits.target])
 
 
 def _read_mnist_like(kind: str, **options: str) -> Callable[[Path], Arrays]:

@@ -11,7 +11,6 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -117,6 +116,8 @@ class Estimator:
         def value_and_slope(betas):
             slope, value = grad_and_value(loss)(torch.from_numpy(betas))
             return value.item(), slope.numpy()
+
+        from scipy.optimize import minimize  # here, as it takes half a second
 
         # From the best of a few points, as there can be several minima.
         count = 1 if self.single_beta else 2

@@ -1,23 +1,39 @@
 """`fedobp reproduce`: compute the runs, then execute the notebooks with papermill.
 
-The runs come first, in this process, under one progress bar that knows the time left; the
-notebooks then find them finished and only draw. A notebook executed by itself computes the
-runs it needs in the same way.
+The runs of all chosen notebooks come first, each once, in this process, under one progress bar
+that knows the time left; the notebooks then find them finished and only draw. A notebook executed
+by itself computes the runs it needs in the same way.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import paths
+from .config import RunConfig
 from .errors import UserError
-from .sweeps import PRESETS, grid, missing, run_all
+from .experiments import EXPERIMENTS, find_experiment
+from .sweeps import PRESETS, grid, listed, missing, run_all
 
-# The notebooks whose experiments are grids of runs.
-GRID_NOTEBOOKS = ("02", "03")
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `fedobp reproduce` does.
+
+    Attributes:
+        preset: a name of `sweeps.PRESETS`.
+        notebooks: to execute, in order, with datasets, alphas, methods, seeds and rounds where
+            they are not the preset's.
+        runs: all that the notebooks need, each once, data set by data set.
+    """
+
+    preset: str
+    notebooks: dict[Path, dict[str, Any]]
+    runs: list[RunConfig]
 
 
 def find_notebooks(only: Sequence[str] | None = None) -> list[Path]:
@@ -39,56 +55,112 @@ def find_notebooks(only: Sequence[str] | None = None) -> list[Path]:
     return [path for number, path in found.items() if not only or number in only]
 
 
-def reproduce(
+def choose(
     preset: str = "quick",
+    tables: Sequence[int] | None = None,
+    figures: Sequence[int] | None = None,
     only: Sequence[str] | None = None,
-    device: str = "auto",
     **parameters: Any,
-) -> Path:
-    """Execute notebooks at a preset; figures go to `figures/PRESET/`.
+) -> Plan:
+    """The notebooks and runs behind tables and figures of the paper.
+
+    A table or figure has data sets and alphas of its own. They are taken at the preset `paper`,
+    and the alphas also where real data sets are named; the small presets have theirs. What
+    `parameters` says wins. Several tables and figures of one notebook are executed together: all
+    their data sets with all their alphas.
 
     Args:
         preset: a name of `sweeps.PRESETS`.
-        only: numbers of notebooks; None: all.
+        tables, figures: numbers, as the paper counts.
+        only: numbers of notebooks, executed whole; nothing named at all: every notebook.
+        parameters: datasets, alphas, methods, seeds, rounds; None: the table's or the preset's.
+
+    Raises:
+        UserError: unknown preset, method, notebook, table or figure.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    grid(preset, **given)  # checks them
+    named: dict[str, list[dict[str, Any]]] = {number: [] for number in only or ()}
+    whole = set(named)
+    for kind, numbers in (("table", tables), ("figure", figures)):
+        for experiment, part in (find_experiment(kind, number) for number in numbers or ()):
+            named.setdefault(experiment.notebook, []).append(part)
+    own = _is_real(preset, given)
+    experiments = {experiment.notebook: experiment for experiment in EXPERIMENTS}
+    notebooks, runs = {}, []
+    for path in find_notebooks(list(named)):
+        number = path.name[:2]
+        parts = named.get(number, []) if own and number not in whole else []
+        notebooks[path] = _joined(parts) | given
+        # A notebook that somebody has added is no experiment of the paper.
+        if number in experiments and experiments[number].runs:
+            runs += experiments[number].runs(preset, **notebooks[path])
+    return Plan(preset, notebooks, each_once(runs))
+
+
+def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Runs without repetition, those of a data set together so that it is read once."""
+    found = {repr(config.resolved()): config for config in configs}
+    order = {name: place for place, name in enumerate(dict.fromkeys(c.dataset for c in configs))}
+    return sorted(found.values(), key=lambda config: order[config.dataset])
+
+
+def reproduce(plan: Plan, device: str = "auto") -> Path:
+    """Compute what is missing and execute the notebooks; figures go to `figures/PRESET/`.
+
+    Args:
+        plan: as `choose` makes it.
         device: `auto`, `cpu` or `cuda`.
-        parameters: datasets, alphas, methods, seeds, rounds; None: the preset's.
 
     Returns:
         The folder of the executed notebooks.
 
     Raises:
-        UserError: unknown preset, method, data set or notebook.
+        UserError: unknown data set or device.
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
+    if plan.runs:
+        todo = missing(plan.runs)
+        _say(f"preset {plan.preset}: {PRESETS[plan.preset].purpose}")
+        _say(f"{len(plan.runs)} runs: {len(plan.runs) - len(todo)} finished, "
+             f"{len(todo)} to compute")  # fmt: skip
+        run_all(todo, device)
+
     import papermill
 
-    notebooks = find_notebooks(only)
-    given = {name: value for name, value in parameters.items() if value is not None}
-    configs = grid(preset, **given)
-    if any(path.name[:2] in GRID_NOTEBOOKS for path in notebooks):
-        todo = len(missing(configs))
-        _say(f"preset {preset}: {PRESETS[preset].purpose}")
-        _say(f"{len(configs)} runs: {len(configs) - todo} finished, {todo} to compute")
-        run_all(configs, device)
-
-    executed = paths.project_root() / "executed" / preset
+    executed = paths.project_root() / "executed" / plan.preset
     executed.mkdir(parents=True, exist_ok=True)
-    values = {name.upper(): _plain(value) for name, value in given.items()}
-    for number, path in enumerate(notebooks, 1):
-        _say(f"notebook {number}/{len(notebooks)}: {path.name}")
+    for number, (path, parameters) in enumerate(plan.notebooks.items(), 1):
+        _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}")
+        values = {name.upper(): _plain(value) for name, value in parameters.items()}
         papermill.execute_notebook(
             str(path),
             str(executed / path.name),
-            parameters={"PRESET": preset, "DEVICE": device} | values,
+            parameters={"PRESET": plan.preset, "DEVICE": device} | values,
             kernel_name="python3",
             cwd=str(paths.project_root()),
             progress_bar={"file": sys.stderr, "ncols": 79},
             # Kernels warn at every start that they talk over the loopback interface.
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
-    _say(f"figures and tables: {paths.shown(paths.figures_dir(preset))}/")
+    _say(f"figures and tables: {paths.shown(paths.figures_dir(plan.preset))}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed
+
+
+def _is_real(preset: str, given: dict[str, Any]) -> bool:
+    """Whether a table's own alphas fit: its data sets, or others that are not the digits."""
+    datasets = listed(given.get("datasets"))
+    return any(name != "digits" for name in datasets) if datasets else preset == "paper"
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Data sets and alphas of several tables and figures, each once, in their order."""
+    joined: dict[str, dict[Any, None]] = {}
+    for part in parts:
+        for name, values in part.items():
+            joined.setdefault(name, {}).update(dict.fromkeys(values))
+    return {name: list(values) for name, values in joined.items()}
 
 
 def _plain(value: Any) -> Any:

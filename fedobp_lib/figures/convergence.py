@@ -12,7 +12,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.signal import savgol_filter
 
 from ..config import RunConfig
 from ..runs import RunResult
@@ -100,6 +99,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
     window = max(9, len(values) // 10) | 1
     if len(values) < window:
         return values
+    from scipy.signal import savgol_filter  # here, as it takes half a second
+
     return np.clip(savgol_filter(values, window, 3), 0, 100)
 
 
