@@ -1,14 +1,15 @@
 """How long runs will take, judged from rounds that this machine has computed.
 
 A round's time is that of finished runs of the same method, data set, model and sizes on the same
-device; else of other methods' runs; else of a round computed now, in memory. Runs that are packed
-on a GPU share their time, so there the sum is an upper bound.
+device; else of other methods' runs; else of a round that is computed now, in memory. Runs that
+are packed on a GPU share their time, so there the sum is an upper bound.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,11 @@ FINISHED = "finished"
 NOT_HERE = "data set not here"
 SAME_METHOD = "finished runs of the same method"
 OTHER_METHODS = "finished runs of other methods"
-MEASURED = "a round of {} measured now"
+MEASURED = "a round of the same method, measured now"
+MEASURED_OTHER = "a round of another method, measured now"
+
+# After so long, methods that are not measured yet are judged by those that are.
+MEASURE_SECONDS = 30.0
 
 Known = dict[tuple[Any, ...], dict[str, list[float]]]
 
@@ -75,10 +80,10 @@ def forecast(configs: Sequence[RunConfig], device: str = "auto") -> pd.DataFrame
     """
     where = choose_device(device)
     known = finished_rounds(where)
-    measured: dict[tuple[Any, ...], Round] = {}
+    measure = _Measure(where)
     rows = []
     for config in (config.resolved() for config in configs):
-        seconds, basis = _seconds(config, known, measured, where)
+        seconds, basis = _seconds(config, known, measure)
         rows.append(
             {
                 "dataset": config.dataset, "model": config.model, "alpha": config.alpha,
@@ -160,26 +165,37 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _seconds(
-    config: RunConfig, known: Known, measured: dict[tuple[Any, ...], Round], device: torch.device
-) -> tuple[float, str]:
+def _seconds(config: RunConfig, known: Known, measure: _Measure) -> tuple[float, str]:
     if not datasets.is_here(config.dataset):
         return math.nan, NOT_HERE
     name = runs.run_id(config, runs.load_data(config.dataset))
     if runs.is_finished(paths.runs_dir() / name):
         return 0.0, FINISHED
-    sizes = _sizes(config)
-    methods = known.get(sizes, {})
+    methods = known.get(_sizes(config), {})
     if config.method in methods:
         return config.rounds * mean(methods[config.method]), SAME_METHOD
     others = [s for method, all_ in methods.items() if method != UNTRAINED for s in all_]
     if others:
         return config.rounds * mean(others), OTHER_METHODS
-    if sizes not in measured:
-        trained = replace(config, method="fedavg", settings={})
-        measured[sizes] = measure_round(trained if config.method == UNTRAINED else config, device)
-    found = measured[sizes]
-    return found.seconds(config), MEASURED.format(found.method)
+    found = measure(config)
+    basis = MEASURED if found.method == config.method else MEASURED_OTHER
+    return found.seconds(config), basis
+
+
+class _Measure:
+    """Measures a round of each method and size once, as long as there is time for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rounds: dict[tuple[Any, ...], dict[str, Round]] = {}
+        self.deadline = time.monotonic() + MEASURE_SECONDS
+
+    def __call__(self, config: RunConfig) -> Round:
+        known = self.rounds.setdefault(_sizes(config), {})
+        if config.method not in known and (not known or time.monotonic() < self.deadline):
+            known[config.method] = measure_round(config, self.device)
+        others = (known[name] for name in known if name != UNTRAINED)
+        return known.get(config.method) or next(others, None) or next(iter(known.values()))
 
 
 def _sizes(config: RunConfig) -> tuple[Any, ...]:

@@ -140,6 +140,8 @@ def reproduce(plan: Plan, device: str = "auto") -> Path:
             kernel_name="python3",
             cwd=str(paths.project_root()),
             progress_bar={"file": sys.stderr, "ncols": 79},
+            # All outputs are here; a kernel with PyTorch takes a second to end by itself.
+            shutdown_kernel="immediate",
             # Kernels warn at every start that they talk over the loopback interface.
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
