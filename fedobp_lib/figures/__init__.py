@@ -18,7 +18,7 @@ from .importance import plot_quantiles, plot_scores, score_histogram
 from .layers import layer_frame, layer_table, plot_layers, plot_variant_layers, variant_layers
 from .partitions import plot_partition
 from .ranks import plot_ranks
-from .scores import plot_quantile_curves, quantile_frame, score_peaks
+from .scores import nines, plot_quantile_curves, quantile_frame, score_peaks
 from .style import NORMALIZATION_STYLE, method_style, save, save_table
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "layer_frame",
     "layer_table",
     "method_style",
+    "nines",
     "plot_accuracy",
     "plot_convergence",
     "plot_history",
