@@ -17,11 +17,12 @@ import pandas as pd
 from .config import RunConfig
 from .errors import UserError
 from .experiments import (
-    NORMALIZATIONS,
     Experiment,
     accuracy_runs,
     find_experiment,
+    normalization_of,
     normalization_runs,
+    parameters_of,
     resnet18_runs,
 )
 from .methods import METHODS
@@ -117,21 +118,11 @@ def measured(results: Sequence[RunResult]) -> pd.DataFrame:
 
 def measured_normalizations(results: Sequence[RunResult]) -> pd.DataFrame:
     """As `measured`, of FedOBP's runs, with the column `normalization`."""
-    names = {result.run_id: _normalization(result) for result in results}
+    ours = [result for result in results if result.config.method == "fedobp"]
+    names = {result.run_id: normalization_of(result.config) for result in ours}
     frame = measured(results)
     frame["normalization"] = frame["run_id"].map(names)
     return frame.dropna(subset="normalization")
-
-
-def _normalization(result: RunResult) -> str | None:
-    if result.config.method != "fedobp":
-        return None
-    own = result.config.settings
-    for name, wanted in NORMALIZATIONS.items():
-        wanted = {"classifier_only": False} | wanted
-        if all(own[setting] == value for setting, value in wanted.items()):
-            return name
-    return None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -271,14 +262,8 @@ def _experiments(tables: Iterable[int]) -> list[tuple[Experiment, list[int]]]:
 def _runs(
     experiment: Experiment, preset: str, tables: Sequence[int], given: dict[str, Any]
 ) -> list[RunConfig]:
-    own = {}
-    if preset == "paper":
-        parts = [experiment.tables[number] for number in tables]
-        own = {
-            name: list(dict.fromkeys(value for part in parts for value in part[name]))
-            for name in ("datasets", "alphas")
-        }
-    return experiment.runs(preset, **(own | given))
+    parts = [experiment.tables[number] for number in tables]
+    return experiment.runs(preset, **parameters_of(parts, preset, given))
 
 
 def counts(frame: pd.DataFrame) -> str:

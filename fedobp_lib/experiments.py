@@ -13,7 +13,7 @@ from typing import Any
 from .config import RunConfig
 from .errors import UserError
 from .paper import published_resnet18
-from .sweeps import grid
+from .sweeps import grid, listed
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
 FINE = [round(0.99 + 0.001 * i, 3) for i in range(10)]
@@ -207,16 +207,39 @@ def find_experiment(kind: str, number: int) -> tuple[Experiment, dict[str, Any]]
     return found[number]
 
 
+def parameters_of(
+    parts: Sequence[Mapping[str, Any]], preset: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameters of some tables and figures of one experiment.
+
+    A table has data sets and alphas of its own. They are taken at the preset `paper`, and the
+    alphas at any preset once other data sets than the digits are named; else the small presets
+    have theirs. What is given wins. Of several tables: all data sets with all alphas.
+
+    Args:
+        parts: of each table and figure, as `find_experiment` gives it.
+        preset: a name of `sweeps.PRESETS`.
+        given: datasets, alphas, methods, seeds, rounds, where they are given.
+    """
+    datasets = listed(given.get("datasets"))
+    real = any(name != "digits" for name in datasets) if datasets else preset == "paper"
+    joined: dict[str, dict[Any, None]] = {}
+    for part in parts if real else ():
+        for name, values in part.items():
+            joined.setdefault(name, {}).update(dict.fromkeys(values))
+    return {name: list(values) for name, values in joined.items()} | dict(given)
+
+
 def experiment_of(notebook: str) -> Experiment:
     """The experiment of a notebook's number, such as `02`."""
     return next(e for e in EXPERIMENTS if e.notebook == notebook)
 
 
-def normalization_of(config: RunConfig) -> str:
-    """Which of `NORMALIZATIONS` a run of `normalization_runs` is."""
+def normalization_of(config: RunConfig) -> str | None:
+    """Which of `NORMALIZATIONS` a run of FedOBP is; None: another combination."""
 
     def key(settings: Mapping[str, Any]) -> tuple[Any, Any]:
-        return settings["normalization"], settings.get("classifier_only", False)
+        return settings.get("normalization", "none"), settings.get("classifier_only", False)
 
     names = {key(settings): name for name, settings in NORMALIZATIONS.items()}
-    return names[key(config.settings)]
+    return names.get(key(config.settings))

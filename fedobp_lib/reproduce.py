@@ -16,8 +16,8 @@ from typing import Any
 from . import paths
 from .config import RunConfig
 from .errors import UserError
-from .experiments import EXPERIMENTS, find_experiment
-from .sweeps import PRESETS, grid, listed, missing, run_all
+from .experiments import EXPERIMENTS, find_experiment, parameters_of
+from .sweeps import PRESETS, grid, missing, run_all
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,8 @@ def choose(
 ) -> Plan:
     """The notebooks and runs behind tables and figures of the paper.
 
-    A table or figure has data sets and alphas of its own. They are taken at the preset `paper`,
-    and the alphas also where real data sets are named; the small presets have theirs. What
-    `parameters` says wins. Several tables and figures of one notebook are executed together: all
-    their data sets with all their alphas.
+    Several tables and figures of one notebook are executed together; their data sets and alphas
+    are those of `experiments.parameters_of`.
 
     Args:
         preset: a name of `sweeps.PRESETS`.
@@ -85,13 +83,12 @@ def choose(
     for kind, numbers in (("table", tables), ("figure", figures)):
         for experiment, part in (find_experiment(kind, number) for number in numbers or ()):
             named.setdefault(experiment.notebook, []).append(part)
-    own = _is_real(preset, given)
     experiments = {experiment.notebook: experiment for experiment in EXPERIMENTS}
     notebooks, runs = {}, []
     for path in find_notebooks(list(named)):
         number = path.name[:2]
-        parts = named.get(number, []) if own and number not in whole else []
-        notebooks[path] = _joined(parts) | given
+        parts = [] if number in whole else named.get(number, [])
+        notebooks[path] = parameters_of(parts, preset, given)
         # A notebook that somebody has added is no experiment of the paper.
         if number in experiments and experiments[number].runs:
             runs += experiments[number].runs(preset, **notebooks[path])
@@ -148,21 +145,6 @@ def reproduce(plan: Plan, device: str = "auto") -> Path:
     _say(f"figures and tables: {paths.shown(paths.figures_dir(plan.preset))}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed
-
-
-def _is_real(preset: str, given: dict[str, Any]) -> bool:
-    """Whether a table's own alphas fit: its data sets, or others that are not the digits."""
-    datasets = listed(given.get("datasets"))
-    return any(name != "digits" for name in datasets) if datasets else preset == "paper"
-
-
-def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Data sets and alphas of several tables and figures, each once, in their order."""
-    joined: dict[str, dict[Any, None]] = {}
-    for part in parts:
-        for name, values in part.items():
-            joined.setdefault(name, {}).update(dict.fromkeys(values))
-    return {name: list(values) for name, values in joined.items()}
 
 
 def _plain(value: Any) -> Any:
