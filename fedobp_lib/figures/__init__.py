@@ -17,6 +17,7 @@ from .convergence import (
 from .importance import plot_quantiles, plot_scores, score_histogram
 from .partitions import plot_partition
 from .style import method_style, save, save_table
+from .workflow import plot_workflow
 
 __all__ = [
     "MANY",
@@ -28,6 +29,7 @@ __all__ = [
     "plot_partition",
     "plot_quantiles",
     "plot_scores",
+    "plot_workflow",
     "rounds_to_reach",
     "save",
     "save_table",
