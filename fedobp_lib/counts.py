@@ -18,7 +18,13 @@ from .datasets import DATASETS
 from .decoupling import QUANTILE_RULES, personal_mask, threshold
 from .errors import unknown
 from .models import build_model
-from .paper import published_counts, published_layers, published_quantiles, published_resnet18
+from .paper import (
+    published_counts,
+    published_layers,
+    published_quantiles,
+    published_resnet18,
+    table5_quantile,
+)
 from .parameters import ParameterLayout
 from .runs import RunResult
 from .sweeps import PAPER_DATASETS
@@ -183,8 +189,11 @@ def personalized_share(results: Sequence[RunResult]) -> pd.DataFrame:
         config, summary = result.config, result.summary
         if config.method == "fedobp":
             size, kept = summary["parameters"], summary["personalized_parameters"]
-            rows.append([config.dataset, config.alpha, config.seed, config.settings["quantile"],
-                         size, kept, 100 * kept / size])  # fmt: skip
+            q = config.settings["quantile"]
+            q = table5_quantile(config.dataset, config.alpha) if q is None else q
+            rows.append(
+                [config.dataset, config.alpha, config.seed, q, size, kept, 100 * kept / size]
+            )
     columns = ["dataset", "alpha", "seed", "quantile", "parameters", "personalized", "percent"]
     table = pd.DataFrame(rows, columns=columns)
     printed = published_resnet18().dropna(subset="personalized_percent")

@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 from fedobp_lib import counts
 from fedobp_lib.config import RunConfig
 from fedobp_lib.errors import UserError
-from fedobp_lib.paper import published_resnet18
+from fedobp_lib.paper import DEFAULT_QUANTILE, published_resnet18
 
 
 def test_the_papers_data_sets_give_the_known_numbers_of_parameters():
@@ -101,15 +101,20 @@ def test_table_4_and_torchvisions_own_network():
 
 
 def test_personalized_share_stands_beside_the_printed_one():
-    def run(method, dataset, kept):
-        config = RunConfig(method=method, dataset=dataset, settings={"quantile": 0.9})
+    def run(method, dataset, kept, q=0.9):
+        config = RunConfig(method=method, dataset=dataset, settings={"quantile": q})
         return SimpleNamespace(
             config=config, summary={"parameters": 2000, "personalized_parameters": kept}
         )
 
-    runs = [run("fedobp", "mnist", 3.0), run("fedavg", "mnist", 0.0), run("fedobp", "digits", 1.0)]
+    runs = [
+        run("fedobp", "mnist", 3.0),
+        run("fedavg", "mnist", 0.0),
+        run("fedobp", "digits", 1.0, None),
+    ]
     table = counts.personalized_share(runs).set_index("dataset")
     printed = published_resnet18().set_index(["dataset", "method"])["personalized_percent"]
     assert table.loc["mnist", "percent"] == pytest.approx(0.15)
     assert table.loc["mnist", "published_percent"] == printed["mnist", "fedobp"]
+    assert table["quantile"].tolist() == [0.9, DEFAULT_QUANTILE]
     assert pd.isna(table.loc["digits", "published_percent"]) and len(table) == 2
