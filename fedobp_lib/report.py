@@ -70,7 +70,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        return self.name.replace("_", " ")
+        text = self.name.replace("_", " ")
+        return text[0].upper() + text[1:]
 
 
 def write_report(preset: str = "quick", output: str | Path | None = None) -> Path:

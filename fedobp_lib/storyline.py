@@ -112,7 +112,7 @@ def to_html(markdown: str) -> str:
 
 def _formula(tex: str) -> str:
     text = re.sub(r"\\([A-Za-z]+) ?", lambda match: SYMBOLS.get(match[1], match[1]), tex)
-    text = html.escape(text, quote=False)
+    text = html.escape(text, quote=False).replace("-", "−")
     for mark, tag in (("_", "sub"), ("^", "sup")):
         text = re.sub(rf"\{mark}(?:\{{([^{{}}]*)\}}|(\w))", rf"<{tag}>\1\2</{tag}>", text)
     return f"<i>{text.replace('{', '').replace('}', '')}</i>"
