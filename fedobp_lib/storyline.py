@@ -69,13 +69,15 @@ def outline(notebooks: Sequence[Path], names: Iterable[str]) -> tuple[list[Chapt
         if chapter.parts:
             chapter.title = chapter.parts[0].heading or chapter.title
         chapters.append(chapter)
-    left = []
+    found, left = [], []
     for name in sorted(names):
-        fitting = [claim for claim in claims if claim[0].fullmatch(name)]
+        fitting = [k for k, (pattern, _, _) in enumerate(claims) if pattern.fullmatch(name)]
         if fitting:
-            max(fitting, key=lambda claim: claim[1])[2].files.append(name)
+            found.append((max(fitting, key=lambda k: claims[k][1]), name))
         else:
             left.append(name)
+    for claim, name in sorted(found):  # in the order of the cells
+        claims[claim][2].files.append(name)
     return chapters, left
 
 
@@ -111,7 +113,7 @@ def to_html(markdown: str) -> str:
 
 
 def _formula(tex: str) -> str:
-    text = re.sub(r"\\([A-Za-z]+) ?", lambda match: SYMBOLS.get(match[1], match[1]), tex)
+    text = re.sub(r"\\([A-Za-z]+)", lambda match: SYMBOLS.get(match[1], match[1]), tex)
     text = html.escape(text, quote=False).replace("-", "−")
     for mark, tag in (("_", "sub"), ("^", "sup")):
         text = re.sub(rf"\{mark}(?:\{{([^{{}}]*)\}}|(\w))", rf"<{tag}>\1\2</{tag}>", text)
