@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from . import paths, storyline
-from .compare import compare_accuracy, readable_comparison
+from .compare import compare_accuracy, compare_resnet18, readable_comparison
 from .config import RESULTS_VERSION, RunConfig
 from .deviations import DEVIATIONS
 from .errors import UserError, unknown
-from .experiments import EXPERIMENTS, Experiment, accuracy_runs
+from .experiments import EXPERIMENTS, Experiment, accuracy_runs, resnet18_runs
 from .reproduce import find_notebooks
 from .runs import RunResult, is_finished
 from .sweeps import PRESETS
@@ -38,6 +38,12 @@ SETTINGS = (
     "pixels", "precision", "partition_seed",
 )  # fmt: skip
 MANY = 6  # of more values only the number is told
+
+# Published tables, the runs that are compared with them, and how.
+COMPARED = (
+    ("Tables 1 and 6", accuracy_runs, compare_accuracy),
+    ("Table 7", resnet18_runs, compare_resnet18),
+)
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,6 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
     entries = {name: read_entry(folder, name) for name in names}
     runs = runs_behind(preset, [entries[name] for name in sorted(names)])
     every = list({r.run_id: r for results in runs.values() for r in results}.values())
-    accuracy = _of(accuracy_runs(preset), every)
-    compared = readable_comparison(compare_accuracy(accuracy)) if accuracy else None
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -128,7 +132,7 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
         left=left,
         entries=entries,
         settings=formatted(settings(runs), limit=None) if every else None,
-        compared=None if compared is None else formatted(compared, limit=None),
+        compared=comparisons(preset, every),
         deviations=DEVIATIONS,
         provenance=formatted(provenance(every), limit=None),
         data=formatted(fingerprints(every), limit=None),
@@ -136,6 +140,16 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
         hours=sum(run.summary["seconds_total"] for run in every) / 3600,
         html=storyline.to_html,
     )
+
+
+def comparisons(preset: str, results: Sequence[RunResult]) -> list[tuple[str, Table]]:
+    """The published tables for which there are finished runs, cell by cell beside ours."""
+    found = []
+    for title, runs, compare in COMPARED:
+        chosen = _of(runs(preset), results)
+        if chosen:
+            found.append((title, formatted(readable_comparison(compare(chosen)), limit=None)))
+    return found
 
 
 def shows(experiment: Experiment) -> str:
