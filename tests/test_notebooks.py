@@ -27,7 +27,7 @@ def test_notebooks_are_thin_small_and_clean(path):
     assert len(tagged) == 1
     names = [node.targets[0].id for node in ast.parse(tagged[0].source).body]
     assert names == ["PRESET", "DATASETS", "ALPHAS", "METHODS", "SEEDS", "ROUNDS", "DEVICE"]
-    assert sum(len(c.source.splitlines()) for c in code) < 90
+    assert sum(len(c.source.splitlines()) for c in code) < 60
     assert path.stat().st_size < 500_000
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     text = path.read_text()

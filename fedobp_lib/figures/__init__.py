@@ -18,6 +18,7 @@ from .importance import plot_quantiles, plot_scores, score_histogram
 from .partitions import plot_partition
 from .ranks import plot_ranks
 from .style import method_style, save, save_table
+from .workflow import plot_workflow
 
 __all__ = [
     "MANY",
@@ -30,6 +31,7 @@ __all__ = [
     "plot_quantiles",
     "plot_ranks",
     "plot_scores",
+    "plot_workflow",
     "rounds_to_reach",
     "save",
     "save_table",
