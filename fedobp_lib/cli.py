@@ -96,6 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_grid_options(compare)
     compare.set_defaults(action=_compare)
 
+    report = commands.add_parser("report", help="one HTML page with all tables and figures")
+    report.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    report.add_argument("--output", metavar="FILE", help="default: figures/PRESET/report.html")
+    report.set_defaults(action=_report)
+
     data = commands.add_parser("data", help="list and fetch data sets")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     listing = data_commands.add_parser("list", help="the data sets and which are here")
@@ -263,6 +268,13 @@ def _compare(options: argparse.Namespace) -> None:
         print(frame.to_csv(index=False, lineterminator="\n"), end="")
     else:
         print(comparison_text(frame))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from . import paths
+    from .report import write_report
+
+    print(paths.shown(write_report(options.preset, options.output)))
 
 
 def _data_list(options: argparse.Namespace) -> None:

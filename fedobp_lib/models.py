@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable
-from urllib.error import URLError
+from http.client import HTTPException
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError, unknown
+
+# No network, a download cut off or with a wrong checksum, a file that was torn.
+CANNOT_LOAD = (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError)
 
 
 class AvgCNN(nn.Module):
@@ -59,7 +65,7 @@ class ResNet18(nn.Module):
         pretrained: start from the ImageNet weights (needs a network the first time).
 
     Raises:
-        UserError: the weights could not be downloaded.
+        UserError: the weights could not be downloaded, or their file is damaged.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, pretrained: bool = False) -> None:
@@ -68,10 +74,15 @@ class ResNet18(nn.Module):
 
         weights = ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
         try:
-            net = resnet18(weights=weights)
-        except (URLError, OSError) as error:
+            # torchvision reports its download on standard output, which is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                net = resnet18(weights=weights)
+        except CANNOT_LOAD as error:
+            if not pretrained:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"the ImageNet weights of ResNet-18 could not be downloaded ({error}); "
+                f"the ImageNet weights of ResNet-18 could not be loaded ({reason}); "
                 "connect to a network once, or run without pretrained weights"
             ) from error
         self.conv1, self.bn1 = net.conv1, net.bn1

@@ -1,4 +1,4 @@
-"""The published numbers, as data: Tables 1, 5, 6, 7 and 8 of the paper."""
+"""The published numbers, as data: Tables 1 and 3 to 8 of the paper, and counts in its text."""
 
 from __future__ import annotations
 
@@ -66,3 +66,21 @@ def published_resnet18() -> pd.DataFrame:
 def published_normalizations() -> pd.DataFrame:
     """Table 8: dataset, alpha, normalization, accuracy_percent."""
     return _read("ablation_table_8").copy()
+
+
+def published_layers(table: int) -> pd.DataFrame:
+    """The layers of Table 3 (AvgCNN) or 4 (ResNet-18) as printed.
+
+    Columns: printed_layer, layer (the kit's name), convolutions, formula (number of parameters,
+    in terms of CHANNELS and CLASSES).
+    """
+    rows = _read("layers_tables_3_and_4")
+    return rows[rows["table"] == table].drop(columns="table").reset_index(drop=True)
+
+
+def published_counts() -> pd.DataFrame:
+    """Personalized parameters at the best quantile, as the text of Section 4.2 has them.
+
+    Columns: dataset, score, quantile, personalized_parameters.
+    """
+    return _read("counts_section_4").copy()

@@ -20,6 +20,7 @@ from .partitions import plot_partition
 from .ranks import plot_ranks
 from .scores import nines, plot_quantile_curves, quantile_frame, score_peaks
 from .style import NORMALIZATION_STYLE, method_style, save, save_table
+from .workflow import plot_workflow
 
 __all__ = [
     "MANY",
@@ -39,6 +40,7 @@ __all__ = [
     "plot_ranks",
     "plot_scores",
     "plot_variant_layers",
+    "plot_workflow",
     "quantile_frame",
     "rounds_to_reach",
     "save",
