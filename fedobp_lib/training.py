@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -24,6 +23,7 @@ from torch.func import functional_call, grad, vmap
 from torch.optim.sgd import sgd
 
 from .clients import TRAIN, ClientData
+from .parallel import each_on_one_thread
 from .parameters import ParameterLayout
 from .tasks import Task, sgd_step
 
@@ -224,8 +224,7 @@ class LoopBackend:
     """Train client by client, on a CPU with one worker a core.
 
     A batch of 32 small images is too little work to share between cores, so each core takes a
-    client of its own. As nothing is split between cores, the result does not depend on how many
-    there are.
+    client of its own.
 
     Args:
         model: supplies the forward pass; its own weights are not used.
@@ -361,23 +360,17 @@ class LoopBackend:
         for worker in self._workers[:count]:
             free.put(worker)
 
-        def one(j: int, k: int) -> None:
+        def one(place: tuple[int, int]) -> None:
             worker = free.get()
             try:
-                work(worker, j, k)
+                work(worker, *place)
             finally:
                 free.put(worker)
 
         places.sort(
             key=lambda place: -parts[place[0]].data.samples(parts[place[0]].clients[place[1]])
         )
-        # The number of threads is set per thread: the caller keeps its own.
-        pool = ThreadPoolExecutor(count, "client", torch.set_num_threads, (1,))
-        try:
-            for done in [pool.submit(one, j, k) for j, k in places]:
-                done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        each_on_one_thread(one, places, count)
 
     def _fit_one(self, worker: Worker, job: Job, k: int) -> Tensor:
         """The variables (D,) of client k after its epochs."""

@@ -34,6 +34,7 @@ from torch import Tensor
 from ..clients import INIT, TRAIN, stream
 from ..errors import UserError, unknown
 from ..gaussians import Estimator, lda
+from ..parallel import each_on_one_thread
 from ..tasks import Task
 from .base import Federation, Method, column_mask, register
 
@@ -161,13 +162,18 @@ class PFedFDA(Method):
         features = self.federation.trainer.features(rows, numbers)
         common = self.state["means"].double(), self.state["covariance"].double()
         spectrum = torch.linalg.eigh(self.estimator.shrink(common[1]))
-        statistics = []
-        for client, z in zip(numbers, features, strict=True):
+
+        def interpolated(client: int, z: Tensor) -> Tensor:
             z, labels = z.double(), self.federation.data.labels_of(client)
             betas = self.estimator.choose_betas(
                 z, labels, common[0], spectrum, self.log_priors[client]
             )
             own = self.estimator.estimate(z, labels, common[0])
             parts = [torch.lerp(*ends) for ends in zip(common, own, betas, strict=True)]
-            statistics.append(torch.cat([part.flatten() for part in parts]))
+            return torch.cat([part.flatten() for part in parts])
+
+        threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
+        statistics = each_on_one_thread(
+            lambda pair: interpolated(*pair), zip(numbers, features, strict=True), threads
+        )
         return torch.cat([rows, torch.stack(statistics).float()], 1)
