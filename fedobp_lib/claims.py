@@ -94,6 +94,12 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
     return pd.DataFrame(rows, columns=[*columns, "setting", "note"])
 
 
+def claims_about(results: Sequence[RunResult], *parts: tuple[str, int]) -> pd.DataFrame:
+    """`claims_table` of several tables and figures, such as `("table", 8)`; each claim once."""
+    frames = [claims_table(results, kind, number) for kind, number in parts]
+    return pd.concat(frames, ignore_index=True).drop_duplicates("id", ignore_index=True)
+
+
 def verdict(finding: Finding) -> str:
     """A finding in a word."""
     return {True: HOLDS, False: FAILS, None: NOT_RUN}[finding.holds]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_runs import fake_run
 
-from fedobp_lib.claims import CLAIMS, claims_table
+from fedobp_lib.claims import CLAIMS, claims_about, claims_table
 from fedobp_lib.errors import UserError
 from fedobp_lib.experiments import FIRST_FOUR, NORMALIZATIONS
 from fedobp_lib.paper import METHOD_NAMES, published_accuracy
@@ -231,3 +231,11 @@ def test_what_is_quoted_is_in_print():
         if one.places[0] == ("table", 6):
             for number in re.findall(r"(?:of|achieves) (\d\d\.\d\d)%", one.text):
                 assert number in printed
+
+
+def test_claims_about_several_places_name_each_claim_once():
+    parts = [("table", 8), ("figure", 11), ("figure", 12)]
+    together = claims_about([], *parts)
+    single = [set(claims_table([], *part)["id"]) for part in parts]
+    assert sum(map(len, single)) > len(together) == len(set.union(*single))
+    assert together["id"].is_unique
