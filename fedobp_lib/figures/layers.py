@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..config import RunConfig
 from ..runs import RunResult
-from .style import DASHES, HIGHLIGHT, OTHERS, STYLE, label_ends, seeds_text, whole_numbers
+from .style import DASHES, HIGHLIGHT, OTHERS, STYLE, label_ends, seeds_text, title_of, whole_numbers
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oooo")
 STABLE_FROM = 300  # after this round the paper calls the distribution stable
@@ -166,8 +166,9 @@ def plot_variant_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
             ):
                 shares = part.set_index("variant")["share"].reindex(variants, fill_value=0)
                 axis.barh(
-                    variants, shares, left=left, height=0.66, label=layer, hatch=hatch,
-                    color=styles[layer]["color"], edgecolor="white", lw=0.5,
+                    list(map(title_of, variants)), shares, left=left, height=0.66,
+                    label=layer, hatch=hatch, color=styles[layer]["color"],
+                    edgecolor="white", lw=0.5,
                 )  # fmt: skip
                 left += shares.to_numpy()
             for place, variant in enumerate(variants):

@@ -118,7 +118,7 @@ def whole_numbers(axis: Axes, label: str) -> None:
 
 
 def title_of(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
+    return METHODS[method].title if method in METHODS else method.replace("_", " ")
 
 
 def seeds_text(count: int) -> str:
