@@ -87,6 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_grid_options(reproduce)
     reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    reproduce.add_argument(
+        "--redraw", action="store_true", help="execute notebooks again that are up to date"
+    )
     reproduce.set_defaults(action=_reproduce)
 
     compare = commands.add_parser("compare", help="finished runs beside the published numbers")
@@ -247,7 +250,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from papermill import PapermillExecutionError
 
     try:
-        reproduce(plan, options.device)
+        reproduce(plan, options.device, options.redraw)
     except PapermillExecutionError as error:
         print(
             f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "

@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from . import paths
+from . import paths, stamps
 from .config import RunConfig
 from .errors import UserError
 from .experiments import EXPERIMENTS, find_experiment, parameters_of
-from .sweeps import PRESETS, grid, missing, run_all
+from .sweeps import PRESETS, grid, missing, run_all, run_ids
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Plan:
         notebooks: to execute, in order, with datasets, alphas, methods, seeds and rounds where
             they are not the preset's.
         runs: all that the notebooks need, each once, data set by data set.
+        runs_of: the same, notebook by notebook.
     """
 
     preset: str
     notebooks: dict[Path, dict[str, Any]]
     runs: list[RunConfig]
+    runs_of: dict[Path, list[RunConfig]]
 
 
 def find_notebooks(only: Sequence[str] | None = None) -> list[Path]:
@@ -84,15 +87,15 @@ def choose(
         for experiment, part in (find_experiment(kind, number) for number in numbers or ()):
             named.setdefault(experiment.notebook, []).append(part)
     experiments = {experiment.notebook: experiment for experiment in EXPERIMENTS}
-    notebooks, runs = {}, []
+    notebooks, runs_of = {}, {}
     for path in find_notebooks(list(named)):
         number = path.name[:2]
         parts = [] if number in whole else named.get(number, [])
         notebooks[path] = parameters_of(parts, preset, given)
         # A notebook that somebody has added is no experiment of the paper.
         if number in experiments and experiments[number].runs:
-            runs += experiments[number].runs(preset, **notebooks[path])
-    return Plan(preset, notebooks, each_once(runs))
+            runs_of[path] = experiments[number].runs(preset, **notebooks[path])
+    return Plan(preset, notebooks, each_once(list(chain(*runs_of.values()))), runs_of)
 
 
 def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -102,12 +105,16 @@ def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
     return sorted(found.values(), key=lambda config: order[config.dataset])
 
 
-def reproduce(plan: Plan, device: str = "auto") -> Path:
+def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
     """Compute what is missing and execute the notebooks; figures go to `figures/PRESET/`.
+
+    A notebook is left alone where neither it, its parameters and runs, the library nor the files
+    that it wrote have changed since it was executed.
 
     Args:
         plan: as `choose` makes it.
         device: `auto`, `cpu` or `cuda`.
+        redraw: execute all notebooks.
 
     Returns:
         The folder of the executed notebooks.
@@ -123,28 +130,41 @@ def reproduce(plan: Plan, device: str = "auto") -> Path:
              f"{len(todo)} to compute")  # fmt: skip
         run_all(todo, device)
 
-    import papermill
-
+    figures = paths.figures_dir(plan.preset)
     executed = paths.project_root() / "executed" / plan.preset
     executed.mkdir(parents=True, exist_ok=True)
-    for number, (path, parameters) in enumerate(plan.notebooks.items(), 1):
-        _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}")
-        values = {name.upper(): _plain(value) for name, value in parameters.items()}
-        papermill.execute_notebook(
-            str(path),
-            str(executed / path.name),
-            parameters={"PRESET": plan.preset, "DEVICE": device} | values,
-            kernel_name="python3",
-            cwd=str(paths.project_root()),
-            progress_bar={"file": sys.stderr, "ncols": 79},
-            # All outputs are here; a kernel with PyTorch takes a second to end by itself.
-            shutdown_kernel="immediate",
-            # Kernels warn at every start that they talk over the loopback interface.
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )
-    _say(f"figures and tables: {paths.shown(paths.figures_dir(plan.preset))}/")
+    for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
+        values = {name.upper(): _plain(value) for name, value in chosen.items()}
+        parameters = {"PRESET": plan.preset, "DEVICE": device} | values
+        mark = stamps.stamp(path, parameters, run_ids(plan.runs_of.get(path, [])), paths.data_dir())
+        current = not redraw and stamps.is_current(executed / path.name, mark, figures)
+        told = "; up to date" if current else ""
+        _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}{told}")
+        if not current:
+            before = stamps.times(figures)
+            _execute(path, executed / path.name, parameters)
+            files = stamps.written_since(figures, before)
+            stamps.mark(executed / path.name, mark, files)
+    _say(f"figures and tables: {paths.shown(figures)}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed
+
+
+def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+
+    papermill.execute_notebook(
+        str(path),
+        str(out),
+        parameters=parameters,
+        kernel_name="python3",
+        cwd=str(paths.project_root()),
+        progress_bar={"file": sys.stderr, "ncols": 79},
+        # All outputs are here; a kernel with PyTorch takes a second to end by itself.
+        shutdown_kernel="immediate",
+        # Kernels warn at every start that they talk over the loopback interface.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
 
 
 def _plain(value: Any) -> Any:

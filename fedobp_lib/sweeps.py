@@ -128,13 +128,17 @@ def listed(value: Any) -> list[Any] | None:
     return [value]
 
 
+def run_ids(configs: Iterable[RunConfig]) -> list[str]:
+    """The runs' names; needs their data."""
+    every = [config.resolved() for config in configs]
+    return [runs.run_id(config, runs.load_data(config.dataset)) for config in every]
+
+
 def missing(configs: Iterable[RunConfig]) -> list[RunConfig]:
     """Those of the runs that are not finished yet, each once."""
-    home = paths.runs_dir()
+    configs, home = list(configs), paths.runs_dir()
     found: dict[str, RunConfig] = {}
-    for config in configs:
-        resolved = config.resolved()
-        name = runs.run_id(resolved, runs.load_data(resolved.dataset))
+    for name, config in zip(run_ids(configs), configs, strict=True):
         if not runs.is_finished(home / name):
             found.setdefault(name, config)
     return list(found.values())

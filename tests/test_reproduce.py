@@ -1,6 +1,8 @@
 """`fedobp reproduce`: which runs and notebooks a table needs, the dry run, and stopping it."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,18 +10,19 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from fabricated import make_run
 from nbformat.v4 import new_code_cell, new_notebook
 
-from fedobp_lib import datasets, estimate, runs
+from fedobp_lib import datasets, estimate, runs, stamps
 from fedobp_lib.cli import main
 from fedobp_lib.config import RunConfig
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paper import published_accuracy
-from fedobp_lib.paths import runs_dir
+from fedobp_lib.paths import figures_dir, runs_dir
 from fedobp_lib.reproduce import choose
 from fedobp_lib.simulation import Simulation
 
@@ -131,6 +134,61 @@ def test_the_runs_come_first_and_the_notebook_finds_them_finished(project, capsy
     assert "2 runs: 2 finished, 0 to compute" in capsys.readouterr().err
 
 
+def test_a_notebook_is_executed_again_only_where_something_has_changed(
+    project, capsys, monkeypatch, tmp_path
+):
+    """Its outputs depend on its source, parameters and runs, on the library and on the data."""
+    notebook = project / "notebooks" / "02_counts.ipynb"
+    figure = figures_dir("smoke") / "counts.csv"
+
+    def draw(path, out, parameters):
+        drawn.append(parameters)
+        out.write_text(path.read_text())
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_text("drawn\n")
+
+    def again(*more):
+        drawn.clear()
+        main(["reproduce", "--preset", "smoke", "--only", "02", *few, *more])
+        return len(drawn)
+
+    drawn, few = [], ["--methods", "majority-class", "--rounds", "1"]
+    monkeypatch.setattr("fedobp_lib.reproduce._execute", draw)
+    assert again() == 1 and again() == 0
+    assert "up to date" in capsys.readouterr().err
+    assert again("--redraw") == 1
+    assert again("--seeds", "4") == 1 and again() == 1 and again() == 0
+    for change in (
+        lambda: figure.write_text("edited\n"),
+        figure.unlink,
+        lambda: notebook.write_text(notebook.read_text().replace("needs", "wants")),
+        (project / "executed" / "smoke" / "02_counts.ipynb").unlink,
+        lambda: np.savez(tmp_path / "data" / "mnist.npz", images=0),
+    ):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        change()
+        assert again() == 1 and again() == 0
+    monkeypatch.setattr("fedobp_lib.config.RESULTS_VERSION", -1)
+    monkeypatch.setattr("fedobp_lib.runs.RESULTS_VERSION", -1)  # all runs have other names
+    assert again() == 1 and again() == 0
+
+
+def test_the_stamp_names_the_library(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    shutil.copytree(Path(stamps.__file__).parent, package)
+    monkeypatch.setattr(stamps, "__file__", str(package / "stamps.py"))
+    notebook = ROOT / "notebooks" / "02_accuracy_tables.ipynb"
+
+    def mark():
+        return stamps.stamp(notebook, {}, [], tmp_path)
+
+    before = mark()
+    assert mark() == before
+    with (package / "methods" / "fedobp.py").open("a") as file:
+        file.write("# changed\n")
+    assert mark() != before
+
+
 def test_a_dry_run_computes_no_run_and_leaves_nothing(project, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, "_compute", lambda *a: pytest.fail("a run was computed"))
     monkeypatch.setattr(datasets, "fetch", lambda *a: pytest.fail("downloaded"))
@@ -211,7 +269,10 @@ def test_durations(seconds, text):
 
 
 def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(project):
-    arguments = "reproduce --preset smoke --only 02 --methods majority-class fedavg --seeds 0 1 2 3"
+    arguments = (
+        "reproduce --preset smoke --only 02 --methods majority-class fedavg --seeds 0 1 2 3 "
+        "--rounds 60"
+    )
     command = [sys.executable, "-m", "fedobp_lib", *arguments.split()]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, cwd=project, env=dict(os.environ)
@@ -219,14 +280,19 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(project):
     deadline = time.monotonic() + 60
     while not list(runs_dir().glob("*/summary.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    # Python forgets a Ctrl-C that comes while it clears something away; people press again.
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.endswith("fedobp: stopped; finished runs are kept, the same command continues\n")
     assert "Traceback" not in error
     kept = {p: p.read_bytes() for p in runs_dir().glob("*/summary.json")}
     assert 0 < len(kept) < 8
-    plan = choose("smoke", only=["02"], methods=["majority-class", "fedavg"], seeds=[0, 1, 2, 3])
+    plan = choose("smoke", only=["02"], methods=["majority-class", "fedavg"], seeds=[0, 1, 2, 3],
+                  rounds=60)  # fmt: skip
     frame = estimate.forecast(plan.runs)
     assert (frame["basis"] == estimate.FINISHED).sum() == len(kept)
     with pytest.raises(UserError, match="no notebook"):
