@@ -24,18 +24,17 @@ import resource
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from itertools import product
 
 import numpy as np
 import torch
 from machine import copy_rate, matrix_rate, step_work
+from rows import Rows, made_by
 
 from fedobp_lib.clients import ClientData
 from fedobp_lib.models import build_model
 from fedobp_lib.parameters import ParameterLayout
 from fedobp_lib.partition import Partition
-from fedobp_lib.runs import provenance
 from fedobp_lib.simulation import choose_device, make_backend
 from fedobp_lib.training import LocalSettings, Trainer
 
@@ -88,7 +87,7 @@ def measure(
     flop, moved = step_work(name, shape, BATCH)
     rate = matrix_rate(device, precision, torch.get_num_threads())
     floor = max(flop / rate, moved / copy_rate(device))
-    made = provenance(device)
+    made = made_by(device)
     return {
         "size": size,
         "backend": backend,
@@ -102,11 +101,7 @@ def measure(
         "floor_ms": round(1e3 * floor, 3),
         "share": f"{floor / per_step:.0%}",
         "convolution": getattr(computes, "convolution", None) or "",
-        "device": made["device"],
-        "threads": made["threads"],
-        "torch": made["torch"],
-        "commit": made["commit"],
-        "date": datetime.now(UTC).date().isoformat(),
+        **made,
     }
 
 
@@ -127,11 +122,9 @@ def main() -> None:
     if options.row:
         [(size, precision, backend, clients)] = grid
         row = measure(size, backend, clients, precision, device, options.seconds)
-        writer = csv.DictWriter(sys.stdout, row)
-        writer.writeheader()
-        writer.writerow(row)
+        Rows().add(row)
         return
-    writer = None
+    rows = Rows()
     for number, (size, precision, backend, clients) in enumerate(grid, 1):
         print(f"{number}/{len(grid)}: {size} {precision} {backend} K={clients}", file=sys.stderr)
         command = [
@@ -144,11 +137,7 @@ def main() -> None:
             print(f"  failed with exit code {done.returncode}; left out", file=sys.stderr)
             continue
         [row] = csv.DictReader(io.StringIO(done.stdout))
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, row)
-            writer.writeheader()
-        writer.writerow(row)
-        sys.stdout.flush()
+        rows.add(row)
 
 
 if __name__ == "__main__":

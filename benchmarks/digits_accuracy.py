@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
 
 import torch
+from rows import made_by
 
 from fedobp_lib import grid, run_all
-from fedobp_lib.runs import provenance
 from fedobp_lib.tables import accuracy_table
 
 
@@ -33,12 +32,9 @@ def main() -> None:
     table = tables["before"][["mean", "std"]].add_prefix("before_")
     table = table.join(tables["after"][["mean", "std"]].add_prefix("after_"))
     table = table.sort_values("before_mean", ascending=False).round(2).rename_axis("method")
-    made = provenance(torch.device("cpu"))
     table["seeds"] = len(options.seeds)
     table["rounds"] = options.rounds
-    for name in ("device", "torch", "commit"):
-        table[name] = made[name]
-    table["date"] = datetime.now(UTC).date().isoformat()
+    table = table.assign(**made_by(torch.device("cpu")))
     table.to_csv(sys.stdout)
 
 

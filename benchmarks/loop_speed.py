@@ -13,23 +13,20 @@ Prints CSV on standard output.
 from __future__ import annotations
 
 import argparse
-import csv
-import sys
 import time
-from datetime import UTC, datetime
 from itertools import product
 
 import numpy as np
 import torch
 from machine import matrix_rate, step_work
 from plain_loop import InMemory, PlainFedAvg
+from rows import Rows, made_by
 
 from fedobp_lib.clients import ClientData, sample_cohort
 from fedobp_lib.methods import METHODS, Federation
 from fedobp_lib.models import build_model
 from fedobp_lib.parameters import ParameterLayout
 from fedobp_lib.partition import dirichlet_partition
-from fedobp_lib.runs import provenance
 from fedobp_lib.training import LocalSettings, LoopBackend, Trainer
 
 SIZES = {"mnist": ((28, 28, 1), 70_000), "cifar10": ((32, 32, 3), 60_000)}
@@ -74,7 +71,7 @@ def compare(name: str, rounds: int, method: str, precision: str) -> dict[str, ob
     total = {k: sum(v) for k, v in seconds.items()}
     reached = steps * step_work("avgcnn", shape)[0] / total["kit"]
     possible = matrix_rate(device, precision, torch.get_num_threads())
-    made = provenance(device)
+    made = made_by(device)
     return {
         "size": name,
         "precision": precision,
@@ -89,11 +86,7 @@ def compare(name: str, rounds: int, method: str, precision: str) -> dict[str, ob
         "kit_gflops": round(reached / 1e9),
         "matrix_product_gflops": round(possible / 1e9),
         "share": f"{reached / possible:.0%}",
-        "device": made["device"],
-        "threads": made["threads"],
-        "torch": made["torch"],
-        "commit": made["commit"],
-        "date": datetime.now(UTC).date().isoformat(),
+        **made,
     }
 
 
@@ -106,14 +99,10 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    writer = None
+    rows = Rows()
     for name, precision in product(options.sizes, options.precisions):
         row = compare(name, options.rounds, options.method, precision)
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, row)
-            writer.writeheader()
-        writer.writerow(row)
-        sys.stdout.flush()
+        rows.add(row)
 
 
 if __name__ == "__main__":

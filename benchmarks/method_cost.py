@@ -13,20 +13,18 @@ standard output.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
 import sys
-from datetime import UTC, datetime
 
 import numpy as np
 import torch
+from rows import Rows, made_by
 
 from fedobp_lib import RunConfig
 from fedobp_lib.datasets import ImageData
 from fedobp_lib.methods import METHODS
-from fedobp_lib.runs import provenance
 from fedobp_lib.simulation import Simulation
 
 
@@ -76,8 +74,8 @@ def main() -> None:
         print(name, file=sys.stderr)
         command = [sys.executable, __file__, "--only", name, "--rounds", str(options.rounds)]
         cost[name] = json.loads(subprocess.check_output(command))
-    made = provenance(torch.device("cpu"))
-    writer = None
+    made = made_by(torch.device("cpu"))
+    rows = Rows()
     for name, measured in cost.items():
         row = {
             "method": METHODS[name].title,
@@ -87,16 +85,9 @@ def main() -> None:
             "fedavg_seconds_per_round": round(measured["fedavg_seconds"], 2),
             "peak_gib": round(measured["bytes"] / 2**30, 2),
             "rounds": options.rounds,
-            "device": made["device"],
-            "threads": made["threads"],
-            "torch": made["torch"],
-            "commit": made["commit"],
-            "date": datetime.now(UTC).date().isoformat(),
+            **made,
         }
-        if writer is None:
-            writer = csv.DictWriter(sys.stdout, row)
-            writer.writeheader()
-        writer.writerow(row)
+        rows.add(row)
 
 
 if __name__ == "__main__":

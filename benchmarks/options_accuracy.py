@@ -12,12 +12,11 @@ standard output, a row a run.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from datetime import UTC, datetime
+
+from rows import Rows, made_by
 
 from fedobp_lib import RunConfig, runs
-from fedobp_lib.runs import provenance
 from fedobp_lib.simulation import Simulation, choose_device
 
 
@@ -34,8 +33,8 @@ def main() -> None:
     precisions = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
     grid = options.options or [f"{b}:{p}" for b in ("loop", "batched") for p in precisions]
     data = runs.load_data(options.dataset)
-    made = provenance(device)
-    writer = None
+    made = made_by(device)
+    rows = Rows()
     for option in grid:
         backend, precision = option.split(":")
         for seed in options.seeds:
@@ -55,16 +54,9 @@ def main() -> None:
                 "precision": precision,
                 "seed": seed,
                 "accuracy": round(pooled["accuracy"].iloc[-1], 2),
-                "device": made["device"],
-                "torch": made["torch"],
-                "commit": made["commit"],
-                "date": datetime.now(UTC).date().isoformat(),
+                **made,
             }
-            if writer is None:
-                writer = csv.DictWriter(sys.stdout, row)
-                writer.writeheader()
-            writer.writerow(row)
-            sys.stdout.flush()
+            rows.add(row)
 
 
 if __name__ == "__main__":
