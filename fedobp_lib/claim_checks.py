@@ -230,9 +230,10 @@ def rise_and_decline(curves: ScoreCurves) -> Finding:
         for score in (s for s in SCORES if s in scores):
             curve = scores[score]
             first, last, peak = curve.iloc[0], curve.iloc[-1], curve.max()
+            best = curve.index[curve == peak].max()  # of equals the one that keeps fewest
             told = (
                 f"{dataset} {alpha:g} {SCORES[score]}: {first:.2f} at q={curve.index[0]:g}, "
-                f"{peak:.2f} at {curve.idxmax():g}, {last:.2f} at {curve.index[-1]:g}"
+                f"{peak:.2f} at {best:g}, {last:.2f} at {curve.index[-1]:g}"
             )
             parts.append(Finding(told, peak > max(first, last)))
         parts += [UNKNOWN] * (len(SCORES) - len(scores))

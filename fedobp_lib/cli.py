@@ -147,7 +147,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
     parser.add_argument("--pretrained", action="store_true", help="ImageNet weights (resnet18)")
-    parser.add_argument("--quantile", type=float, help="FedOBP's q (default: the paper's Table 5)")
+    parser.add_argument(
+        "--quantile", type=float, help="FedOBP's q (default: the paper's Table 5, else 0.9995)"
+    )
     parser.add_argument("--score", help="FedOBP's score: obp (default), gradient or fisher")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",

@@ -18,6 +18,7 @@ from . import paths, stamps
 from .config import RunConfig
 from .errors import UserError
 from .experiments import EXPERIMENTS, find_experiment, parameters_of
+from .simulation import choose_device
 from .sweeps import PRESETS, grid, missing, run_all, run_ids
 
 
@@ -123,6 +124,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         UserError: unknown data set or device.
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
+    choose_device(device)  # a wrong name is told now, not by a notebook
     if plan.runs:
         todo = missing(plan.runs)
         _say(f"preset {plan.preset}: {PRESETS[plan.preset].purpose}")

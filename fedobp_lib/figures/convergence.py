@@ -42,7 +42,7 @@ def convergence_frame(
 
     The paper's curves show the clients of each round before their local training, smoothed by
     a Savitzky-Golay filter (here: cubic, over a tenth of the rounds, each run by itself).
-    `low` and `high` are the mean minus and plus a standard deviation over seeds.
+    `low` and `high` are the mean minus and plus a standard deviation over seeds, from 0 to 100.
     """
     rows = []
     for result in results:
@@ -68,7 +68,8 @@ def convergence_frame(
         .reset_index()
     )
     spread = frame["std"].fillna(0)
-    frame["low"], frame["high"] = frame["mean"] - spread, frame["mean"] + spread
+    frame["low"] = (frame["mean"] - spread).clip(0, 100)
+    frame["high"] = (frame["mean"] + spread).clip(0, 100)
     return frame.rename(columns={"count": "seeds"}).drop(columns="std")
 
 
