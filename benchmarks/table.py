@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(<!-- table: (\w+); ([\w, ]+) -->\n).*?(<!-- end -->)", re.
 def markdown(path: Path, columns: list[str]) -> str:
     """Columns of a CSV file as a Markdown table."""
     with path.open(newline="") as file:
-        rows = [[row[column] for column in columns] for row in csv.DictReader(file)]
+        rows = [[row[column] or "-" for column in columns] for row in csv.DictReader(file)]
     header = [column.replace("_", " ") for column in columns]
     lines = [header, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

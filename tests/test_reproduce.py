@@ -274,9 +274,12 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(project):
         "--rounds 60"
     )
     command = [sys.executable, "-m", "fedobp_lib", *arguments.split()]
+    # Whoever is started in the background by a shell ignores Ctrl-C, and so do its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, cwd=project, env=dict(os.environ)
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not list(runs_dir().glob("*/summary.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
