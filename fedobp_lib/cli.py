@@ -15,9 +15,9 @@ RUN_FIELDS = {
     "dataset": "data set; see `fedobp data list`",
     "model": "avgcnn or resnet18",
     "alpha": "concentration of the Dirichlet split",
-    "clients": "number of clients",
-    "participation": "share of the clients in each round",
-    "rounds": "communication rounds",
+    "clients": "number of clients (default: 100; digits 20, a partition file's own)",
+    "participation": "share of the clients in each round (default: 0.1; digits 0.2)",
+    "rounds": "communication rounds (default: 400; digits 40)",
     "local_epochs": "passes over its data a client makes in a round",
     "batch_size": "samples in a step",
     "lr": "learning rate",
@@ -25,9 +25,9 @@ RUN_FIELDS = {
     "precision": "fp32, tf32 (GPU) or bf16",
     "seed": "seed of initial weights, cohorts and batch orders",
     "protocol": "released (what the authors ran) or text (what the paper says)",
-    "test_share": "share of each client's data used for testing",
+    "test_share": "share of each client's data used for testing (default: the protocol's)",
     "min_samples": "smallest number of samples of a client",
-    "pixels": "benchmark or data: where the pixel mean and std come from",
+    "pixels": "benchmark or data: whose pixel mean and std (default: the protocol's)",
     "partition": "partition file (.npz) to use instead of a draw",
     "partition_seed": "seed of the Dirichlet draw",
     "eval_every": "test all clients every so many rounds (default: a quarter of them)",
@@ -37,6 +37,13 @@ RUN_FIELDS = {
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        # Of a command's unknown options argparse would have the whole program complain.
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
     def error(self, message: str):
         print(f"fedobp: {message} (see `{self.prog} --help`)", file=sys.stderr)
@@ -129,11 +136,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--datasets", nargs="+", metavar="NAME")
-    parser.add_argument("--alphas", nargs="+", type=float, metavar="A")
-    parser.add_argument("--methods", nargs="+", metavar="NAME")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="which seeds")
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="data sets (default: the preset's)"
+    )
+    parser.add_argument(
+        "--alphas", nargs="+", type=float, metavar="A",
+        help="concentrations of the Dirichlet split (default: the preset's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="methods (default: the preset's)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="S",
+        help="seeds by number, so that 1 is one seed (default: the preset's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="communication rounds (default: the preset's)"
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +262,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         rounds=options.rounds,
     )
     if options.dry_run:
-        from .estimate import folded, forecast, forecast_text
+        from .estimate import forecast, forecast_text
+        from .terminal import folded
 
         print(folded("notebooks: " + ", ".join(path.stem for path in plan.notebooks)))
         print(forecast_text(forecast(plan.runs, options.device)))
@@ -284,9 +304,12 @@ def _report(options: argparse.Namespace) -> None:
 
 def _data_list(options: argparse.Namespace) -> None:
     from .datasets import listing
+    from .terminal import aligned
 
-    table = listing().drop(columns="title").astype(object).fillna("-")
-    print(table.to_string(index=False))
+    table = listing().drop(columns="title").astype(object).fillna("-").astype(str)
+    rows = [list(table.columns), *table.to_numpy().tolist()]
+    left = [table.columns.get_loc(name) for name in ("name", "here", "note")]
+    print("\n".join(aligned(rows, left)))
 
 
 def _data_fetch(options: argparse.Namespace) -> None:
@@ -299,9 +322,10 @@ def _data_fetch(options: argparse.Namespace) -> None:
 
 def _methods(options: argparse.Namespace) -> None:
     from .methods import METHODS
+    from .terminal import folded
 
     for name, method in METHODS.items():
-        print(f"{name:<16}{method.title}: {method.source}")
+        print(folded(f"{name:<16}{method.title}: {method.source}", indent=16))
         for setting in fields(method.Settings):
             print(f"{'':<18}{setting.name} = {setting.default!r}")
 

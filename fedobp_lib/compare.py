@@ -7,7 +7,6 @@ from one rule, `RULE`.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from .runs import RunResult
 from .setting import AS_IN_THE_PAPER, setting_of
 from .sweeps import finished, listed
 from .tables import FINE_TUNED, accuracies
+from .terminal import TOGETHER, folded
 
 RULE = (
     "agrees: the published mean lies within our interval, widened on each side by two published "
@@ -316,12 +316,12 @@ def comparison_text(frame: pd.DataFrame) -> str:
         unrun = []
         for (dataset, alpha), block in cells.groupby(["dataset", "alpha"], sort=False):
             if (block["verdict"] == "not run").all():
-                unrun.append(f"{dataset} {alpha:g}")
+                unrun.append(f"{dataset}{TOGETHER}{alpha:g}")
             else:
                 parts.append(_block_text(f"{dataset}, alpha {alpha:g}", block))
         if unrun:
-            parts.append(_wrapped(f"Not run: {', '.join(unrun)}."))
-    parts += [_wrapped(f"{counts(frame)}."), _wrapped(RULE)]
+            parts.append(folded(f"Not run: {', '.join(unrun)}.", indent=0))
+    parts += [folded(f"{counts(frame)}.", indent=0), folded(RULE, indent=0)]
     return "\n\n".join(parts)
 
 
@@ -334,7 +334,7 @@ def _block_text(title: str, block: pd.DataFrame) -> str:
     settings = block[block["setting"] != ""].groupby("setting", sort=False)
     for setting, rows in settings:
         who = f"{', '.join(map(_name, rows.to_dict('records')))}: " if len(settings) > 1 else ""
-        lines.append(_wrapped(f"Setting: {who}{setting}."))
+        lines.append(folded(f"Setting: {who}{setting}.", indent=0))
     return "\n".join(lines)
 
 
@@ -352,7 +352,3 @@ def _accuracy(mean: float, std: float) -> str:
     if np.isnan(mean):
         return "-"
     return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ({std:.2f})"
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 79, break_long_words=False)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from . import paths
 from .errors import UserError, unknown
+from .npz import read_arrays
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 KEYS = ("images", "labels", "is_train")
@@ -158,14 +159,10 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
         fetch(name, directory)
     shown = paths.shown(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = tuple(file[key] for key in KEYS)
-    except KeyError as error:
-        raise UserError(f"{shown} lacks {error.args[0].split()[0]!r}; {_again(name)}") from None
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{shown} cannot be read ({reason}); {_again(name)}") from error
-    return _checked(name, arrays, shown)
+        arrays = read_arrays(path, KEYS)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown} cannot be read ({error}); {_again(name)}") from error
+    return _checked(name, tuple(arrays.values()), shown)
 
 
 def is_here(name: str, directory: str | Path | None = None) -> bool:
@@ -454,11 +451,11 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "emnist": DatasetSpec(
         "EMNIST byclass", 62, GREY, _read_mnist_like("EMNIST", split="byclass"),
-        (0.1736,), (0.3248,), "turned upright",
+        (0.1736,), (0.3248,), "upright",
     ),
     "emnist_letters": DatasetSpec(
         "EMNIST letters", 26, GREY, _read_mnist_like("EMNIST", split="letters"),
-        note="turned upright; labels from 0",
+        note="upright; labels from 0",
     ),
     "cifar10": DatasetSpec(
         "CIFAR-10", 10, COLOUR, _read_cifar("CIFAR10"),

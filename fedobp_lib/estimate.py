@@ -1,14 +1,14 @@
 """How long runs will take, judged from rounds that this machine has computed.
 
 A round's time is that of finished runs of the same method, data set, model and sizes on the same
-device; else of other methods' runs; else of a round that is computed now, in memory. Runs that
-are packed on a GPU share their time, so there the sum is an upper bound.
+device; else of other methods' runs; else of a round that is computed now, in memory, or the mean
+of such rounds of other methods. Runs that are packed on a GPU share their time, so there the sum
+is an upper bound.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from . import datasets, paths, runs
 from .config import RunConfig
 from .methods import METHODS
 from .simulation import Simulation, choose_device
+from .terminal import aligned, folded
 
 SIZES = ("dataset", "model", "clients", "participation", "local_epochs", "batch_size",
          "precision", "test_share")  # fmt: skip
@@ -33,7 +34,7 @@ NOT_HERE = "data set not here"
 SAME_METHOD = "finished runs of the same method"
 OTHER_METHODS = "finished runs of other methods"
 MEASURED = "a round of the same method, measured now"
-MEASURED_OTHER = "a round of another method, measured now"
+MEASURED_OTHER = "rounds of other methods, measured now"
 
 # After so long, methods that are not measured yet are judged by those that are.
 MEASURE_SECONDS = 30.0
@@ -46,12 +47,10 @@ class Round:
     """Times of one round with one cohort.
 
     Attributes:
-        method: that was measured.
         train: seconds to merge, train and average.
         test: seconds to test each client of the cohort once.
     """
 
-    method: str
     train: float
     test: float
 
@@ -120,7 +119,7 @@ def measure_round(config: RunConfig, device: torch.device) -> Round:
     before = dict(simulation.seconds)
     simulation.step()
     train, test = (simulation.seconds[key] - before[key] for key in ("rounds", "evaluation"))
-    return Round(config.method, config.local_epochs * train, test / 2)
+    return Round(config.local_epochs * train, test / 2)
 
 
 def forecast_text(frame: pd.DataFrame) -> str:
@@ -137,7 +136,7 @@ def forecast_text(frame: pd.DataFrame) -> str:
         if NOT_HERE in set(group["basis"]):
             methods = f"({NOT_HERE}) {methods}"
         table.append((dataset, model, f"{alpha:g}", str(rounds), str(len(group)), time, methods))
-    lines += ["", *_columns(table), ""]
+    lines += ["", *aligned(table, left=(0, 1)), ""]
     known = todo[todo["seconds"].notna()]
     if len(known):
         total = duration(known["seconds"].sum())
@@ -148,11 +147,6 @@ def forecast_text(frame: pd.DataFrame) -> str:
         names = " ".join(absent["dataset"].unique())
         lines.append(f"{len(absent)} runs not counted: {NOT_HERE}; fedobp data fetch {names}")
     return "\n".join(map(folded, lines))
-
-
-def folded(line: str) -> str:
-    """A line in 79 columns."""
-    return textwrap.fill(line, 79, subsequent_indent="    ") if len(line) > 79 else line
 
 
 def duration(seconds: float) -> str:
@@ -177,9 +171,7 @@ def _seconds(config: RunConfig, known: Known, measure: _Measure) -> tuple[float,
     others = [s for method, all_ in methods.items() if method != UNTRAINED for s in all_]
     if others:
         return config.rounds * mean(others), OTHER_METHODS
-    found = measure(config)
-    basis = MEASURED if found.method == config.method else MEASURED_OTHER
-    return found.seconds(config), basis
+    return measure(config)
 
 
 class _Measure:
@@ -190,12 +182,15 @@ class _Measure:
         self.rounds: dict[tuple[Any, ...], dict[str, Round]] = {}
         self.deadline = time.monotonic() + MEASURE_SECONDS
 
-    def __call__(self, config: RunConfig) -> Round:
+    def __call__(self, config: RunConfig) -> tuple[float, str]:
+        """Seconds of a run, and what they are judged by."""
         known = self.rounds.setdefault(_sizes(config), {})
         if config.method not in known and (not known or time.monotonic() < self.deadline):
             known[config.method] = measure_round(config, self.device)
-        others = (known[name] for name in known if name != UNTRAINED)
-        return known.get(config.method) or next(others, None) or next(iter(known.values()))
+        if config.method in known:
+            return known[config.method].seconds(config), MEASURED
+        others = [r.seconds(config) for name, r in known.items() if name != UNTRAINED]
+        return mean(others or [r.seconds(config) for r in known.values()]), MEASURED_OTHER
 
 
 def _sizes(config: RunConfig) -> tuple[Any, ...]:
@@ -209,19 +204,3 @@ def _methods(group: pd.DataFrame) -> list[str]:
     if set(METHODS) <= set(settings.index):
         return ["every method", *names]
     return plain + names
-
-
-def _columns(table: list[tuple[str, ...]]) -> list[str]:
-    """Lines of a table whose last column is wrapped."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
-    indent = sum(widths) + 2 * len(widths)
-    lines = []
-    for *cells, last in table:
-        words = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        wrapped = textwrap.wrap(last, max(20, 79 - indent), break_on_hyphens=False)
-        lines.append("  ".join([*words, wrapped[0]]))
-        lines += [" " * indent + more for more in wrapped[1:]]
-    return lines

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import UserError
+from .npz import read_arrays
 
 ARRAYS = ("train_indices", "train_offsets", "test_indices", "test_offsets")
 MAX_DRAWS = 20_000
@@ -94,13 +95,12 @@ class Partition:
             UserError: the file is missing, unreadable, truncated or not a partition.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ARRAYS}
+            arrays = read_arrays(path, ARRAYS)
         except FileNotFoundError:
             raise UserError(f"there is no partition file {str(path)!r}") from None
-        except Exception as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot read {str(path)!r} as a partition ({_short(error)}); it must be an .npz "
+                f"cannot read {str(path)!r} as a partition ({error}); it must be an .npz "
                 f"with {', '.join(ARRAYS)}"
             ) from error
         if any(a.ndim != 1 or a.dtype.kind not in "iu" for a in arrays.values()):
@@ -211,7 +211,3 @@ def _draw_owners(
 def _pack(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.cumsum([0] + [len(p) for p in parts]).astype(np.int64)
     return np.concatenate(parts).astype(np.int64), offsets
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -112,12 +112,13 @@ def pairwise(scores: pd.DataFrame, method: str = "fedobp") -> pd.DataFrame:
         method: the one.
 
     Returns:
-        against, cells (in which both were run), wins, ties, losses (of means over seeds; equal at
-        two decimals is a tie), difference (mean over cells, percentage points), low, high (95 %
-        bootstrap interval: cells are drawn, and within each the seeds of either method; NaN with
-        a single cell), largest difference first. Empty if the method was not run.
+        against, title (of that method), cells (in which both were run), wins, ties, losses (of
+        means over seeds; equal at two decimals is a tie), difference (mean over cells, percentage
+        points), low, high (95 % bootstrap interval: cells are drawn, and within each the seeds of
+        either method; NaN with a single cell), largest difference first. Empty if the method was
+        not run.
     """
-    columns = ["against", "cells", "wins", "ties", "losses", "difference", "low", "high"]
+    columns = ["against", "title", "cells", "wins", "ties", "losses", "difference", "low", "high"]
     cells = _seeds_by_cell(scores)
     rows = []
     for other in dict.fromkeys(scores["method"]):
@@ -134,6 +135,7 @@ def pairwise(scores: pd.DataFrame, method: str = "fedobp") -> pd.DataFrame:
         rows.append(
             {
                 "against": other,
+                "title": METHODS[other].title if other in METHODS else other,
                 "cells": len(pairs),
                 "wins": int((rounded > 0).sum()),
                 "ties": int((rounded == 0).sum()),

@@ -106,7 +106,6 @@ def write_report(preset: str = "quick", output: str | Path | None = None) -> Pat
     page = render(preset, folder, names)
     path = Path(output).expanduser() if output is not None else folder / "report.html"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {paths.shown(path)}: {error.strerror}") from error
@@ -115,10 +114,10 @@ def write_report(preset: str = "quick", output: str | Path | None = None) -> Pat
 
 def render(preset: str, folder: Path, names: Iterable[str]) -> str:
     """The page as text, from the files of these names and from the runs on disk."""
-    notebooks = find_notebooks()
-    chapters, left = storyline.outline(notebooks, names)
+    chapters, left = storyline.outline(find_notebooks(), names)
+    shown = [chapter for chapter in chapters if chapter.files]
     entries = {name: read_entry(folder, name) for name in names}
-    runs = runs_behind(preset, [entries[name] for name in sorted(names)])
+    runs = runs_behind(preset, shown, [entries[name] for name in sorted(names)])
     every = list({r.run_id: r for results in runs.values() for r in results}.values())
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -127,7 +126,7 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
     return environment.from_string(template).render(
         preset=preset,
         purpose=PRESETS[preset].purpose,
-        chapters=[chapter for chapter in chapters if chapter.files],
+        chapters=shown,
         missing=[chapter for chapter in chapters if not chapter.files],
         shows={e.notebook: shows(e) for e in EXPERIMENTS},
         left=left,
@@ -231,8 +230,10 @@ def _numbers(name: str, column: pd.Series) -> list[str]:
     return [text(value) for value in values]
 
 
-def runs_behind(preset: str, entries: Sequence[Entry]) -> dict[str, list[RunResult]]:
-    """The finished runs of a preset by notebook, and under `other` those that its tables name."""
+def runs_behind(
+    preset: str, chapters: Sequence[storyline.Chapter], entries: Sequence[Entry]
+) -> dict[str, list[RunResult]]:
+    """The finished runs behind each chapter, and under `other` more that the tables name."""
     done = [
         RunResult(folder)
         for folder in sorted(paths.runs_dir().glob("*/"))
@@ -246,7 +247,12 @@ def runs_behind(preset: str, entries: Sequence[Entry]) -> dict[str, list[RunResu
         if name == "run_id"
         for row in entry.table.rows
     }
-    behind = {e.notebook: _of(e.runs(preset), done) for e in EXPERIMENTS if e.runs}
+    numbers = {chapter.number for chapter in chapters}
+    behind = {
+        experiment.notebook: _of(experiment.runs(preset), done)
+        for experiment in EXPERIMENTS
+        if experiment.runs and experiment.notebook in numbers
+    }
     known = {run.run_id for results in behind.values() for run in results}
     behind["other"] = [r for r in done if r.run_id in named - known]
     return {name: results for name, results in behind.items() if results}

@@ -13,15 +13,17 @@ from fedobp_lib.config import RunConfig
 from fedobp_lib.runs import RunResult
 from fedobp_lib.simulation import HISTORY, LAYERS
 
+SIZES = {"conv1": 832, "conv2": 51264, "fc1": 524800, "classifier": 5130}
 NUMBERS = count()
 
 
 def fake_run(
     folder: Path,
-    accuracy: float | list[float],
+    accuracy: float | list[float] = 50.0,
     *,
     tuned: float | None = None,
     shares: list[dict[str, float]] | None = None,
+    summary: dict | None = None,
     **config,
 ) -> RunResult:
     """A run with the accuracies wanted.
@@ -32,6 +34,7 @@ def fake_run(
             of which is the last round; the cohort has the same in every round up to there.
         tuned: after local training, in the last round.
         shares: personalized parameters by layer, a dict a round.
+        summary: what the summary says besides.
         config: fields of `RunConfig`.
     """
     resolved = RunConfig(**config).resolved()
@@ -49,13 +52,15 @@ def fake_run(
     if tuned is not None:
         history.append([rounds, "after", "all", "pooled", tuned, 1.0])
     layers = [
-        [number, layer, 1000, personal]
+        [number, layer, SIZES[layer], personal]
         for number, row in enumerate(shares or [], 1)
         for layer, personal in row.items()
     ]
+    last = {"personalized_parameters": float(sum(shares[-1].values()))} if shares else {}
     run = folder / f"fake-{next(NUMBERS)}"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"config": asdict(resolved)}))
+    (run / "summary.json").write_text(json.dumps(last | (summary or {})))
     pd.DataFrame(history, columns=HISTORY).to_csv(run / "history.csv", index=False)
     pd.DataFrame(layers, columns=LAYERS).to_csv(run / "layers.csv", index=False)
     return RunResult(run)

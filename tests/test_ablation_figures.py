@@ -6,7 +6,7 @@ from statistics import mean, stdev
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import LAYERS, make_run
+from fake_runs import SIZES, fake_run
 from test_figures import overlaps
 
 from fedobp_lib import figures
@@ -23,7 +23,16 @@ SETTING = {"datasets": ["cifar10", "mnist"], "seeds": [0, 1], "rounds": 8}
 
 
 def make_runs(configs):
-    return [make_run(runs_dir() / str(i), config) for i, config in enumerate(configs)]
+    """Runs whose numbers are drawn; nothing is personal in the first round."""
+    results = []
+    for config in configs:
+        rng = np.random.default_rng([config.seed, config.rounds])
+        accuracy = [90 - 50 / n + rng.normal() for n in range(1, config.rounds + 1)]
+        drawn = rng.integers(1, 50, (config.rounds, len(SIZES)))
+        drawn[0] = 0
+        shares = [dict(zip(SIZES, row.tolist(), strict=True)) for row in drawn]
+        results.append(fake_run(runs_dir(), accuracy, shares=shares, **vars(config)))
+    return results
 
 
 def read(result, name):
@@ -93,7 +102,7 @@ def test_layer_frame_and_table():
     for row in figures.layer_table(frame).itertuples():
         late = [mean(by_hand[row.dataset, number, row.layer]) for number in (7, 8)]
         assert row.after_round == 6 and row.share_of_personalized == pytest.approx(mean(late))
-        size = 100 * LAYERS[row.layer] / sum(LAYERS.values())
+        size = 100 * SIZES[row.layer] / sum(SIZES.values())
         assert row.share_of_parameters == pytest.approx(size)
 
 
@@ -163,9 +172,8 @@ def test_the_enlarged_axis_spreads_the_nines_and_ends_at_one():
 
 
 def test_runs_without_a_personal_parameter_are_drawn_empty():
-    nothing = np.zeros((2, len(LAYERS)))
     config = layer_runs("smoke", rounds=2)[0]
-    results = [make_run(runs_dir() / "a", config, layers=nothing)]
+    results = [fake_run(runs_dir(), shares=[dict.fromkeys(SIZES, 0)] * 2, **vars(config))]
     frame = figures.layer_frame(results)
     assert frame.empty and figures.layer_table(frame).empty
     figures.plot_layers(frame).draw_without_rendering()

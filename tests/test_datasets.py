@@ -468,7 +468,7 @@ def test_listing_says_what_is_here(monkeypatch):
     assert table.loc["own", "samples"] == 8
     assert table.loc["digits", "samples"] == 1797
     assert table.loc[["mnist", "other"], "samples"].isna().all()
-    assert table.loc["emnist", "note"] == "turned upright"
+    assert table.loc["emnist", "note"] == "upright"
     assert table.loc["cifar10", ["classes", "size"]].tolist() == [10, "32x32"]
     assert set(datasets.DATASETS) < set(table.index)
 

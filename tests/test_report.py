@@ -189,6 +189,18 @@ def test_settings_and_provenance_are_those_of_the_runs(results):
     assert f"2 runs, {hours:.2f} hours of computing" in page.text
 
 
+def test_the_settings_are_those_of_what_is_shown(results):
+    def columns():
+        page = Page(write_report("smoke").read_text())
+        return next(row for row in page.tables["settings"] if row[0] == "setting")
+
+    assert {"notebook 02", "notebook 03"} <= set(columns())
+    for path in figures_dir("smoke").glob("convergence_*"):
+        path.unlink()
+    # Its runs are those of notebook 02 and still there.
+    assert "notebook 02" in columns() and "notebook 03" not in columns()
+
+
 def test_runs_of_another_preset_are_found_through_the_tables(results):
     """Fewer rounds than the preset's: the accuracy table names the runs, so they are told."""
     others = run_all(grid("smoke", methods=["majority-class"], seeds=[7], rounds=1), progress=False)
@@ -212,9 +224,12 @@ def test_deviations_are_told_with_the_protocols_own_values(results):
 
 
 def test_the_command(results, capsys, tmp_path):
-    assert main(["report", "--preset", "smoke", "--output", str(tmp_path / "a" / "b.html")]) == 0
+    assert main(["report", "--preset", "smoke", "--output", str(tmp_path / "b.html")]) == 0
     assert capsys.readouterr().out.strip().endswith("b.html")
-    assert (tmp_path / "a" / "b.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "b.html").read_text().startswith("<!doctype html>")
+    # A folder that is mistyped is not made.
+    assert main(["report", "--preset", "smoke", "--output", str(tmp_path / "a" / "b.html")]) == 2
+    assert "cannot write" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

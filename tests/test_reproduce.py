@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from fabricated import make_run
+from fake_runs import fake_run
 from nbformat.v4 import new_code_cell, new_notebook
 
 from fedobp_lib import datasets, estimate, runs, stamps
@@ -205,22 +205,22 @@ def test_a_dry_run_computes_no_run_and_leaves_nothing(project, tmp_path, capsys,
     assert "measured now" in out
 
 
-def finished(name, method, seconds, device="this", **fields):
+def finished(method, seconds, device="this", **fields):
     made = runs.provenance(torch.device("cpu"))
     if device != "this":
         made["device"] = device
-    config = RunConfig(method=method, **{"rounds": 4, **fields})
-    make_run(runs_dir() / name, config, seconds_total=seconds, provenance=made)
+    told = {"seconds_total": seconds, "provenance": made}
+    fake_run(runs_dir(), summary=told, method=method, **{"rounds": 4, **fields})
 
 
 def test_an_estimate_is_the_mean_time_of_finished_rounds(monkeypatch):
     monkeypatch.setattr(estimate, "measure_round", lambda *a: pytest.fail("measured"))
-    finished("a", "fedobp", 8.0)  # 2 s a round
-    finished("b", "fedobp", 12.0, alpha=0.5)  # 3 s a round
-    finished("c", "fedobp", 4000.0, device="another machine")
-    finished("d", "fedobp", 4000.0, clients=40)  # another size
-    finished("e", "majority-class", 0.04)
-    finished("f", "fedper", 14.0)  # 3.5 s a round
+    finished("fedobp", 8.0)  # 2 s a round
+    finished("fedobp", 12.0, alpha=0.5)  # 3 s a round
+    finished("fedobp", 4000.0, device="another machine")
+    finished("fedobp", 4000.0, clients=40)  # another size
+    finished("majority-class", 0.04)
+    finished("fedper", 14.0)  # 3.5 s a round
     wanted = [RunConfig(method=m, rounds=10) for m in ("fedobp", "majority-class", "fedavg")]
     frame = estimate.forecast(wanted, "cpu")
     # FedAvg by the three runs of methods that train: (2 + 3 + 3.5) / 3.
@@ -231,7 +231,7 @@ def test_an_estimate_is_the_mean_time_of_finished_rounds(monkeypatch):
 
 
 def test_a_measured_round_is_extended_to_the_run():
-    measured = estimate.Round("fedavg", train=1.0, test=0.25)
+    measured = estimate.Round(train=1.0, test=0.25)
     config = RunConfig(clients=10, participation=0.2, rounds=6, eval_every=3).resolved()
     # Six rounds of training and two tests; all clients are five cohorts: tested twice, and
     # once more after fine-tuning.
@@ -245,7 +245,7 @@ def test_methods_are_measured_while_there_is_time(monkeypatch):
 
     def measure(config, device):
         asked.append(config.method)
-        return estimate.Round(config.method, 1.0, 0.0)
+        return estimate.Round({"fedavg": 1.0, "fedobp": 2.0}.get(config.method, 9.0), 0.0)
 
     monkeypatch.setattr(estimate, "measure_round", measure)
     methods = ["majority-class", "fedavg", "fedobp", "fedavg", "fedper"]
@@ -258,6 +258,25 @@ def test_methods_are_measured_while_there_is_time(monkeypatch):
     assert asked == ["fedavg"] and frame["seconds"].tolist() == [40.0] * 4
     others = [estimate.MEASURED_OTHER if m != "fedavg" else estimate.MEASURED for m in methods[1:]]
     assert frame["basis"].tolist() == others
+
+
+def test_a_method_that_is_not_measured_is_judged_by_the_mean_of_those_that_are(monkeypatch):
+    seconds = {"majority-class": 0.01, "fedavg": 1.0, "fedobp": 2.0}
+    asked = []
+
+    def measure(config, device):
+        asked.append(config.method)
+        return estimate.Round(seconds[config.method], 0.0)
+
+    monkeypatch.setattr(estimate, "measure_round", measure)
+    # Each measurement takes a third of the time that there is for all.
+    monkeypatch.setattr(
+        estimate.time, "monotonic", lambda: len(asked) * estimate.MEASURE_SECONDS / 3
+    )
+    configs = [RunConfig(method=m, eval_after="never") for m in (*seconds, "fedper")]
+    frame = estimate.forecast(configs, "cpu")
+    assert frame["seconds"].tolist() == pytest.approx([0.4, 40, 80, 60])
+    assert frame["basis"].tolist() == [estimate.MEASURED] * 3 + [estimate.MEASURED_OTHER]
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Fi
         ):
             seeds = seeds_text(int(panel["seeds"].max()))
             block.suptitle(
-                f"{dataset}, α = {alpha}   ({seeds}; percent over rounds)",
+                f"{dataset}, α = {alpha}   ({seeds})",
                 x=0.01, ha="left", fontsize=10,
             )  # fmt: skip
             axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -190,6 +190,9 @@ def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
     axes.flat[0].set_ylim(floor, min(101, panel["high"].max() + 2))
     for axis in axes.flat[len(order) :]:
         axis.axis("off")
+    for axis in axes.flat[max(0, len(order) - axes.shape[1]) : len(order)]:  # the lowest ones
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("round", fontsize=8)
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy, %", fontsize=8)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import cycle
-
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .style import DASHES, HIGHLIGHT, OTHERS, STYLE
+from .style import HIGHLIGHT, STYLE, layer_styles
 
 
 def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
@@ -70,14 +68,13 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
     layers = histogram.groupby("layer", sort=False)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
-        for (name, bins), color, dash in zip(layers, cycle(OTHERS), cycle(DASHES), strict=False):
+        styles = layer_styles(list(layers.groups))
+        for name, bins in layers:
             size, kept = bins[["layer_parameters", "layer_personal"]].iloc[0]
             axis.stairs(
                 bins["parameters"],
                 [*bins["low"], bins["high"].iloc[-1]],
-                color=color,
-                ls=dash,
-                lw=1.4,
+                **styles[name],
                 label=f"{name}:\n{kept:,} of {size:,} personal",
             )
         # Without a positive score there is nothing that a logarithmic axis could show.
@@ -86,17 +83,12 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
         axis.set_xlabel("importance (local − global)²")
         axis.set_ylim(bottom=0.7)
         if tau > 0:
-            axis.axvline(tau, color=HIGHLIGHT, lw=2)
+            axis.axvline(tau, color="black", lw=1.6, zorder=6)
+            right = axis.transAxes.inverted().transform(axis.transData.transform((tau, 1)))[0] > 0.5
             axis.text(
-                tau,
-                0.97,
-                " threshold τ",
-                color=HIGHLIGHT,
-                fontweight="bold",
-                va="top",
-                ha="left",
-                transform=axis.get_xaxis_transform(),
-            )
+                tau, 0.97, "threshold τ  " if right else "  threshold τ", fontweight="bold",
+                va="top", ha="right" if right else "left", transform=axis.get_xaxis_transform(),
+            )  # fmt: skip
         figure.legend(fontsize=8, loc="outside right center")
         plt.close(figure)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ..config import RunConfig
 from ..runs import RunResult
-from .style import DASHES, HIGHLIGHT, OTHERS, STYLE, label_ends, seeds_text, title_of, whole_numbers
+from .style import STYLE, label_ends, layer_styles, seeds_text, title_of, whole_numbers
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oooo")
 STABLE_FROM = 300  # after this round the paper calls the distribution stable
@@ -112,7 +112,7 @@ def plot_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
     panels = list(frame.groupby(["dataset", "alpha"], sort=False))
     columns = max(1, min(columns, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    styles = _layer_styles(frame["layer"].unique())
+    styles = layer_styles(frame["layer"].unique())
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, columns, figsize=(4.6 * columns, 3.0 * rows), squeeze=False, layout="constrained"
@@ -151,7 +151,7 @@ def plot_variant_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
     panels = list(frame.groupby(["dataset", "alpha"], sort=False))
     columns = max(1, min(columns, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    styles = _layer_styles(frame["layer"].unique())
+    styles = layer_styles(frame["layer"].unique())
     with plt.rc_context(STYLE | {"hatch.linewidth": 0.5, "axes.grid": False}):
         figure, axes = plt.subplots(
             rows, columns, figsize=(max(6.0, 4.6 * columns), 2.1 * rows + 0.4), squeeze=False,
@@ -188,15 +188,3 @@ def plot_variant_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
             axes[0, 0].text(0, 0.5, "Nothing is personalized in these few rounds.")
         plt.close(figure)
     return figure
-
-
-def _layer_styles(layers: Sequence[str]) -> dict[str, dict[str, object]]:
-    """The classifier, which the paper's claim is about, is the thick orange one."""
-    colors, dashes = cycle(OTHERS), cycle(DASHES[1:])
-    styles = {}
-    for layer in layers:
-        if layer == "classifier":
-            styles[layer] = {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "zorder": 5}
-        else:
-            styles[layer] = {"color": next(colors), "lw": 1.3, "ls": next(dashes), "zorder": 3}
-    return styles

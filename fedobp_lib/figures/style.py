@@ -76,6 +76,18 @@ def method_style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
     return {name: styles[name] for name in methods}
 
 
+def layer_styles(layers: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Line style of each layer; the classifier, of which the paper speaks, is thick and orange."""
+    colors, dashes = cycle(OTHERS), cycle(DASHES[1:])
+    styles = {}
+    for layer in layers:
+        if layer == "classifier":
+            styles[layer] = {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "zorder": 5}
+        else:
+            styles[layer] = {"color": next(colors), "lw": 1.3, "ls": next(dashes), "zorder": 3}
+    return styles
+
+
 def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, object]]]) -> None:
     """Names at the ends of the lines, moved apart where they would overlap."""
     low, high = axis.get_ylim()
