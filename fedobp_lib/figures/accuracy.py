@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..methods import METHODS
-from .style import HIGHLIGHT, STYLE
+from .style import HIGHLIGHT, STYLE, panel_grid
+
+PUBLISHED = {"ls": "none", "marker": "x", "ms": 6, "color": "#0072B2"}
 
 
 def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
@@ -18,16 +21,11 @@ def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
         table: as `tables.accuracy_table` gives it.
         published: mark the published value with a cross where there is one.
     """
-    panels = list(table.groupby(["dataset", "alpha"], sort=False))
-    rows = max(len(panel) for _, panel in panels)
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
+    rows = table.groupby(["dataset", "alpha"]).size().max()
+    crosses = published and table["published_mean"].notna().any()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(4.6 * columns, (0.27 * rows + 0.9) * lines),
-            squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
+        figure, panels = panel_grid(table, 2, 4.6, 0.27 * rows + 0.9)
+        for axis, panel in panels:
             for y, row in enumerate(panel.itertuples()):
                 ours = row.method == "fedobp"
                 color = HIGHLIGHT if ours else "#444444"
@@ -35,15 +33,16 @@ def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
                     row.mean, y, xerr=0 if np.isnan(row.std) else row.std, fmt="o", ms=5,
                     color=color, elinewidth=1.2,
                 )  # fmt: skip
-                if published and not np.isnan(row.published_mean):
-                    axis.plot(row.published_mean, y, "x", color="#0072B2", ms=6)
+                if crosses:
+                    axis.plot(row.published_mean, y, **PUBLISHED)
             axis.set_yticks(range(len(panel)), panel["title"])
             for label in axis.get_yticklabels():
                 if label.get_text() == METHODS["fedobp"].title:
                     label.set(color=HIGHLIGHT, fontweight="bold")
-            axis.set_title(f"{dataset}, α = {alpha}", loc="left")
             axis.set_xlabel("accuracy over all clients, %  (± 1 std over seeds)")
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
+        if crosses:
+            ours = Line2D([], [], ls="none", marker="o", ms=5, color="#444444", label="ours")
+            paper = Line2D([], [], label="published", **PUBLISHED)
+            figure.legend(handles=[ours, paper], loc="outside lower center", ncols=2, fontsize=8)
         plt.close(figure)
     return figure

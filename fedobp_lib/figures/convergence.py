@@ -18,8 +18,10 @@ from ..runs import RunResult
 from .style import (
     HIGHLIGHT,
     STYLE,
+    add_seeds,
     label_ends,
     method_style,
+    panel_grid,
     seeds_text,
     title_of,
     whole_numbers,
@@ -118,23 +120,15 @@ def plot_convergence(
         columns: panels side by side.
         styles: how to draw each line; None: `method_style`.
     """
-    panels = list(frame.groupby(["dataset", "alpha"], sort=False))
     if frame["method"].nunique() > MANY:
-        return _small_multiples(panels)
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
+        return _small_multiples(list(frame.groupby(["dataset", "alpha"], sort=False)))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(4.6 * columns, 3.3 * rows), squeeze=False, layout="constrained"
-        )
-        for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
+        figure, panels = panel_grid(frame, columns, 4.6, 3.3)
+        for axis, panel in panels:
             _curves(axis, panel, styles or method_style(list(panel["method"].unique())))
-            seeds = int(panel["seeds"].max())
-            axis.set_title(f"{dataset}, α = {alpha}   ({seeds_text(seeds)})", loc="left")
+            add_seeds(axis, panel)
             whole_numbers(axis, "round")
             axis.set_ylabel("accuracy of the cohort, %")
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
         plt.close(figure)
     return figure
 

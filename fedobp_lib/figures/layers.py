@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 
 from ..config import RunConfig
 from ..runs import RunResult
-from .style import STYLE, label_ends, layer_styles, seeds_text, title_of, whole_numbers
+from .style import (
+    STYLE,
+    add_seeds,
+    label_ends,
+    layer_styles,
+    panel_grid,
+    title_of,
+    whole_numbers,
+)
 
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oooo")
+NOTHING = "Nothing is personalized in these few rounds."
 STABLE_FROM = 300  # after this round the paper calls the distribution stable
 
 
@@ -109,15 +118,10 @@ def plot_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
         frame: as `layer_frame` gives it.
         columns: panels side by side.
     """
-    panels = list(frame.groupby(["dataset", "alpha"], sort=False))
-    columns = max(1, min(columns, len(panels)))
-    rows = max(1, -(-len(panels) // columns))
     styles = layer_styles(frame["layer"].unique())
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(4.6 * columns, 3.0 * rows), squeeze=False, layout="constrained"
-        )
-        for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
+        figure, panels = panel_grid(frame, columns, 4.6, 3.0, NOTHING)
+        for axis, panel in panels:
             ends = []
             for layer, line in panel.groupby("layer", sort=False):
                 style = styles[layer]
@@ -129,14 +133,9 @@ def plot_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
             axis.set_ylim(-3, 103)
             axis.set_xlim(1, max(2, panel["round"].max()))
             label_ends(axis, panel["round"].max(), ends)
-            seeds = seeds_text(int(panel["seeds"].max()))
-            axis.set_title(f"{dataset}, α = {alpha}   ({seeds})", loc="left")
+            add_seeds(axis, panel)
             axis.set_ylabel("share of personal parameters, %")
             whole_numbers(axis, "round")
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
-        if not panels:
-            axes[0, 0].text(0, 0.5, "Nothing is personalized in these few rounds.")
         plt.close(figure)
     return figure
 
@@ -148,16 +147,10 @@ def plot_variant_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
         frame: as `variant_layers` gives it.
         columns: panels side by side.
     """
-    panels = list(frame.groupby(["dataset", "alpha"], sort=False))
-    columns = max(1, min(columns, len(panels)))
-    rows = max(1, -(-len(panels) // columns))
     styles = layer_styles(frame["layer"].unique())
     with plt.rc_context(STYLE | {"hatch.linewidth": 0.5, "axes.grid": False}):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(max(6.0, 4.6 * columns), 2.1 * rows + 0.4), squeeze=False,
-            layout="constrained",
-        )  # fmt: skip
-        for axis, ((dataset, alpha), panel) in zip(axes.flat, panels, strict=False):
+        figure, panels = panel_grid(frame, columns, 5.0, 2.3, NOTHING)
+        for axis, panel in panels:
             variants = list(panel["variant"].unique())[::-1]
             counts = panel.groupby("variant")["personal"].sum()
             left = np.zeros(len(variants))
@@ -176,15 +169,10 @@ def plot_variant_layers(frame: pd.DataFrame, columns: int = 2) -> Figure:
             axis.text(102, len(variants) - 0.45, "number", va="bottom", fontsize=8)
             axis.set_xlim(0, 100)
             axis.set_xlabel("share of personal parameters, %")
-            axis.set_title(f"{dataset}, α = {alpha}", loc="left")
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
-        if panels:
-            handles, labels = axes[0, 0].get_legend_handles_labels()
+        for axis, _ in panels[:1]:
+            handles, labels = axis.get_legend_handles_labels()
             figure.legend(
                 handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8
             )
-        else:
-            axes[0, 0].text(0, 0.5, "Nothing is personalized in these few rounds.")
         plt.close(figure)
     return figure

@@ -64,6 +64,38 @@ def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
     return folder / f"{name}.csv"
 
 
+def panel_grid(
+    frame: pd.DataFrame, columns: int, width: float, height: float, empty: str = ""
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A figure with one titled panel a data set and alpha.
+
+    Args:
+        frame: with the columns dataset and alpha.
+        columns: panels side by side.
+        width, height: of a panel, in inches.
+        empty: what to write where there is nothing to draw.
+
+    Returns:
+        The figure, and each panel's axes with its rows of the frame.
+    """
+    groups = list(frame.groupby(["dataset", "alpha"], sort=False))
+    columns = max(1, min(columns, len(groups)))
+    rows = max(1, -(-len(groups) // columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
+    if not groups:
+        axes[0, 0].text(0, 0.5, empty)
+    panels = []
+    for axis, ((dataset, alpha), rows_of) in zip(axes.flat, groups, strict=False):
+        axis.set_title(f"{dataset}, α = {alpha}", loc="left")
+        panels.append((axis, rows_of))
+    return figure, panels
+
+
 def method_style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
     """Line style of each method; depends on its place in the registry, not on the figure."""
     colors, dashes = cycle(OTHERS), cycle(DASHES)
@@ -131,6 +163,12 @@ def whole_numbers(axis: Axes, label: str) -> None:
 
 def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method.replace("_", " ")
+
+
+def add_seeds(axis: Axes, panel: pd.DataFrame) -> None:
+    """Behind a panel's title, of how many seeds its lines and bands are."""
+    seeds = seeds_text(int(panel["seeds"].max()))
+    axis.set_title(f"{axis.get_title(loc='left')}   ({seeds})", loc="left")
 
 
 def seeds_text(count: int) -> str:

@@ -1,31 +1,25 @@
-"""What the paper says that its tables and figures show, checked on finished runs.
+"""What the paper says that its tables and figures show, sentence by sentence.
 
-Each `Claim` quotes the paper and says when it holds. Where the paper's words give no bound
-("comparable", "slightly"), or a number without a deviation, one percentage point is the bound.
-A claim about all rivals is settled against FedOBP by one rival, but for it only when every method
-of the published table was run; until then it is `not run`.
+Where the paper's words give no bound ("comparable", "slightly"), or a number without a deviation,
+one percentage point is the bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from . import claim_checks as checks
-from .claim_checks import RIVALS, SHARE_REACHED, Finding, Means
-from .compare import measured, measured_normalizations
-from .experiments import FIRST_FOUR, LAST_FOUR, find_experiment
-from .methods import METHODS
-from .paper import published_accuracy, published_normalizations, published_resnet18
-from .runs import RunResult
-from .setting import setting_of
-
-HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run"
+from ..experiments import FIRST_FOUR, LAST_FOUR
+from ..methods import METHODS
+from ..paper import published_resnet18
+from . import accuracy, convergence, layers, normalization, scores
+from .accuracy import RIVALS
+from .convergence import SHARE_REACHED
+from .finding import Finding, every
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Claim:
         text: the paper's words; `...` where some are left out.
         holds_when: what is tested.
         check: from the evidence to a finding.
-        evidence: what `check` gets; a name of `EVIDENCE`.
+        evidence: what `check` gets; a name of `table.EVIDENCE`.
         note: what a reader should know besides.
     """
 
@@ -51,95 +45,6 @@ class Claim:
     check: Callable[[Any], Finding]
     evidence: str
     note: str = ""
-
-
-def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.DataFrame:
-    """The paper's claims about one table or figure, and what finished runs say to them.
-
-    Args:
-        results: finished runs of the experiment behind it; see `experiments.find_experiment`.
-        kind: `table` or `figure`.
-        number: as the paper counts.
-
-    Returns:
-        id, section, claim, holds_when, published (the claim tested on the paper's own printed
-        table; empty for figures), measured, verdict (`holds`, `does not hold`, `not run`),
-        setting (how the runs depart from the paper's), note. Empty if the paper claims nothing
-        about it that is listed here.
-
-    Raises:
-        UserError: the paper has no such table or figure.
-    """
-    experiment, _ = find_experiment(kind, number)
-    setting = setting_of(results, experiment.runs) if experiment.runs else ""
-    claims = [claim for claim in CLAIMS if (kind, number) in claim.places]
-    evidence = {name: EVIDENCE[name](results) for name in {claim.evidence for claim in claims}}
-    rows = []
-    for claim in claims:
-        finding = claim.check(evidence[claim.evidence])
-        rows.append(
-            {
-                "id": claim.id,
-                "section": claim.section,
-                "claim": claim.text,
-                "holds_when": claim.holds_when,
-                "published": on_published(claim),
-                "measured": finding.measured,
-                "verdict": verdict(finding),
-                "setting": "" if finding.holds is None and not finding.measured else setting,
-                "note": claim.note,
-            }
-        )
-    columns = ["id", "section", "claim", "holds_when", "published", "measured", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "setting", "note"])
-
-
-def claims_about(results: Sequence[RunResult], *parts: tuple[str, int]) -> pd.DataFrame:
-    """`claims_table` of several tables and figures, such as `("table", 8)`; each claim once."""
-    frames = [claims_table(results, kind, number) for kind, number in parts]
-    return pd.concat(frames, ignore_index=True).drop_duplicates("id", ignore_index=True)
-
-
-def verdict(finding: Finding) -> str:
-    """A finding in a word."""
-    return {True: HOLDS, False: FAILS, None: NOT_RUN}[finding.holds]
-
-
-def on_published(claim: Claim) -> str:
-    """A claim tested on the numbers that the paper prints; empty where it prints none."""
-    if claim.evidence not in PRINTED:
-        return ""
-    read, key, value = PRINTED[claim.evidence]
-    finding = claim.check(_by_cell(read(), key, value))
-    return "" if finding.holds is None else f"{verdict(finding)}: {finding.measured}"
-
-
-def _means(results: Sequence[RunResult]) -> Means:
-    return _by_cell(measured(results), "method", "accuracy")
-
-
-def _normalization_means(results: Sequence[RunResult]) -> Means:
-    return _by_cell(measured_normalizations(results), "normalization", "accuracy")
-
-
-def _by_cell(frame: pd.DataFrame, key: str, value: str) -> Means:
-    return frame.groupby(["dataset", "alpha", key], sort=False)[value].mean().to_dict()
-
-
-EVIDENCE = {
-    "accuracy": _means,
-    "resnet18": _means,
-    "normalization": _normalization_means,
-    "curves": checks.curves,
-    "scores": checks.score_curves,
-    "layers": checks.layer_shares,
-}
-# The kinds that the paper prints: where, and the columns of what was compared and how well it did.
-PRINTED = {
-    "accuracy": (published_accuracy, "method", "accuracy_mean_percent"),
-    "resnet18": (published_resnet18, "method", "accuracy_percent"),
-    "normalization": (published_normalizations, "normalization", "accuracy_percent"),
-}
 
 
 RESNET18_RIVALS = tuple(name for name in published_resnet18()["method"].unique() if name in RIVALS)
@@ -166,7 +71,7 @@ def _lead_claim(number: int, id: str, section: str, text: str, cell: tuple, **gi
     when = BY
     if "second" in given:
         when += f", and {METHODS[given['second']].title} is second"
-    check = checks.on_cells(checks.ahead, [cell], rivals=RIVALS, **given)
+    check = accuracy.on_cells(accuracy.ahead, [cell], rivals=RIVALS, **given)
     return _table_claim(number, id, section, text, when, check)
 
 
@@ -178,7 +83,7 @@ def _peak_claim(figure: int, dataset: str, score: str, section: str, text: str, 
         section,
         text,
         f"the highest accuracy over the quantiles run is at {place}",
-        partial(checks.peak, dataset=dataset, score=score, **given),
+        partial(scores.peak, dataset=dataset, score=score, **given),
         "scores",
         note="CIFAR10's model has 878,538 parameters, CIFAR100's 924,708: a tenth of it is 92,471."
         if "87,853" in text
@@ -194,7 +99,7 @@ def _shares_claim(figure: int, dataset: str, section: str, text: str, **given: A
         section,
         text,
         f"mean share over rounds {first} to {last}: classifier in {a} to {b}, conv1 in {c} to {d}",
-        partial(checks.shares_between, dataset=dataset, **given),
+        partial(layers.shares_between, dataset=dataset, **given),
         "layers",
     )
 
@@ -211,7 +116,7 @@ TABLES_1_AND_6 = (
         "our method consistently achieves superior accuracy under varying levels of non-IID data "
         "distributions",
         f"{AHEAD}, in all eight columns",
-        checks.on_cells(checks.ahead, TABLE_1, rivals=RIVALS),
+        accuracy.on_cells(accuracy.ahead, TABLE_1, rivals=RIVALS),
         "On EMNIST, Dir(0.1), the printed table has FedRep level with FedOBP.",
     ),
     _lead_claim(
@@ -239,7 +144,9 @@ TABLES_1_AND_6 = (
         1, "table1-dir05", "4.2",
         "Even at heterogeneity Dir(0.5), our method maintains its advantage on all datasets.",
         f"{AHEAD}, in all four columns of Dir(0.5)",
-        checks.on_cells(checks.ahead, [cell for cell in TABLE_1 if cell[1] == 0.5], rivals=RIVALS),
+        accuracy.on_cells(
+            accuracy.ahead, [cell for cell in TABLE_1 if cell[1] == 0.5], rivals=RIVALS
+        ),
     ),
     _lead_claim(
         6, "table6-mnist", "C.1.1",
@@ -252,7 +159,7 @@ TABLES_1_AND_6 = (
         "Under the Dir(0.5) partition, FedOBP maintains a competitive accuracy of 98.97%, closely "
         "following APFL.",
         "APFL is the best rival, and ahead of FedOBP by at most one point",
-        checks.on_cells(checks.near, [("mnist", 0.5)], rivals=RIVALS, best="apfl"),
+        accuracy.on_cells(accuracy.near, [("mnist", 0.5)], rivals=RIVALS, best="apfl"),
     ),
     _lead_claim(
         6, "table6-fmnist", "C.1.1",
@@ -271,28 +178,28 @@ TABLES_1_AND_6 = (
         "FedOBP records an accuracy of 67.31% under Dir(0.1), with only a 0.16% gap from the "
         "optimal solution.",
         "the best rival is ahead by at most 0.16 and one point",
-        checks.on_cells(checks.near, [("medmnistA", 0.1)], rivals=RIVALS, gap=0.16),
+        accuracy.on_cells(accuracy.near, [("medmnistA", 0.1)], rivals=RIVALS, gap=0.16),
     ),
     _table_claim(
         6, "table6-medmnistA-dir05", "C.1.1",
         "under Dir(0.5), it achieves 41.22%, which ties with pFedFDA as the best-performing "
         "solution",
         "pFedFDA is the best rival, and ahead of FedOBP by at most one point",
-        checks.on_cells(checks.near, [("medmnistA", 0.5)], rivals=RIVALS, best="pfedfda"),
+        accuracy.on_cells(accuracy.near, [("medmnistA", 0.5)], rivals=RIVALS, best="pfedfda"),
     ),
     _table_claim(
         6, "table6-medmnistC", "C.1.1",
         "for the MEDMNISTC dataset, FedOBP achieves 66.84% under Dir(0.1) and 41.36% under "
         "Dir(0.5), both of which are competitive but slightly below the best performances",
         "the best rival is ahead by at most one point",
-        checks.on_cells(checks.near, ORGANS[2:], rivals=RIVALS),
+        accuracy.on_cells(accuracy.near, ORGANS[2:], rivals=RIVALS),
     ),
     _table_claim(
         6, "table6-majority", "not in the paper",
         "On the organ images FedOBP is no better than each client always answering with its most "
         "frequent class.",
         "FedOBP is at most one point above Majority class, in all four columns",
-        checks.on_cells(checks.no_better_than_majority, ORGANS),
+        accuracy.on_cells(accuracy.no_better_than_majority, ORGANS),
         "A remark of this kit. The printed table has no such row.",
     ),
 )  # fmt: skip
@@ -302,7 +209,7 @@ TABLE_7 = tuple(
         7, f"table7-{dataset}", "C.1.2",
         f"particularly on CIFAR100 and EMNIST, where it outperforms all baselines [{name}]",
         AHEAD,
-        checks.on_cells(checks.ahead, [(dataset, 0.1)], rivals=RESNET18_RIVALS),
+        accuracy.on_cells(accuracy.ahead, [(dataset, 0.1)], rivals=RESNET18_RIVALS),
     )
     for dataset, name in (("cifar100", "CIFAR100"), ("emnist", "EMNIST"))
 )  # fmt: skip
@@ -312,13 +219,13 @@ TABLE_8 = (
         8, "layernorm-below", "C.5",
         "LayerNorm consistently underperforms across all datasets",
         "LayerNorm is below NoNorm and GlobalNorm on every data set run",
-        checks.layer_norm_below,
+        normalization.layer_norm_below,
     ),
     _table_claim(
         8, "globalnorm-like-nonorm", "C.5",
         "GlobalNorm configurations perform similarly to NoNorm.",
         "GlobalNorm w/o CLS is within one point of NoNorm on every data set run",
-        checks.global_like_none,
+        normalization.global_like_none,
         MONOTONE,
     ),
     _table_claim(
@@ -328,7 +235,7 @@ TABLE_8 = (
         "(67.47%).",
         "the one named is best, or level with the best, on each of the four",
         partial(
-            checks.best_normalization,
+            normalization.best_normalization,
             expected={
                 "fmnist": "none", "medmnistC": "none", "mnist": "global", "medmnistA": "global",
             },
@@ -341,7 +248,10 @@ TABLE_8 = (
         "comparable results in CIFAR10 and SVHN datasets and slightly worse results of 44.89 % in "
         "CIFAR100 datasets and 94.78% in EMNIST dataset",
         "with CLS within one point on CIFAR10 and SVHN, below on CIFAR100 and EMNIST",
-        partial(checks.classifier_only, like=("cifar10", "svhn"), worse=("cifar100", "emnist")),
+        partial(
+            normalization.classifier_only,
+            like=("cifar10", "svhn"), worse=("cifar100", "emnist"),
+        ),
     ),
 )  # fmt: skip
 
@@ -352,7 +262,7 @@ CONVERGENCE = (
     _curve_claim(
         2, "figure2-cifar10", "4.2",
         "On CIFAR10, FedOBP achieves the highest accuracy and comparable convergence.", FINAL,
-        checks.on_curves(checks.ahead, 0.1, ["cifar10"], rivals=RIVALS),
+        convergence.on_curves(accuracy.ahead, 0.1, ["cifar10"], rivals=RIVALS),
     ),
     _curve_claim(
         2, "figure2-cifar10-others", "4.2",
@@ -360,7 +270,7 @@ CONVERGENCE = (
         "as APFL, FLUTE and FedAL, converge slowly, with final accuracies below 75%.",
         "so end their smoothed curves; FedAL read as FedALA",
         partial(
-            checks.ends_between, dataset="cifar10", alpha=0.1,
+            convergence.ends_between, dataset="cifar10", alpha=0.1,
             bounds={
                 "pfedfda": (85, np.inf), "fedper": (85, np.inf), "apfl": (0, 75),
                 "flute": (0, 75), "fedala": (0, 75),
@@ -372,28 +282,31 @@ CONVERGENCE = (
         "On CIFAR100 and EMNIST, FedOBP displays the fastest convergence and highest final "
         "accuracy compared to all alternative solutions.",
         f"{FAST}, and {FINAL}",
-        checks.every(
-            *(partial(checks.fastest, dataset=d, alpha=0.1) for d in ("cifar100", "emnist")),
-            checks.on_curves(checks.ahead, 0.1, ["cifar100", "emnist"], rivals=RIVALS),
+        every(
+            *(partial(convergence.fastest, dataset=d, alpha=0.1) for d in ("cifar100", "emnist")),
+            convergence.on_curves(accuracy.ahead, 0.1, ["cifar100", "emnist"], rivals=RIVALS),
         ),
     ),
     _curve_claim(
         2, "figure2-svhn", "4.2",
         "FedOBP demonstrates comparable convergence on SVHN while achieving best final accuracy.",
-        FINAL, checks.on_curves(checks.ahead, 0.1, ["svhn"], rivals=RIVALS),
+        FINAL, convergence.on_curves(accuracy.ahead, 0.1, ["svhn"], rivals=RIVALS),
     ),
     _curve_claim(
         3, "figure3-best", "4.2",
         "FedOBP shows best accuracy with comparable convergence", FINAL,
-        checks.on_curves(checks.ahead, 0.5, FIRST_FOUR, rivals=RIVALS),
+        convergence.on_curves(accuracy.ahead, 0.5, FIRST_FOUR, rivals=RIVALS),
     ),
     _curve_claim(
         3, "figure3-optimal", "4.2",
         "achieving optimal results at approximately 200 epochs for CIFAR10 and 200 epochs for "
         "CIFAR100, respectively",
         "its smoothed curve comes within one point of its best in rounds 150 to 250",
-        checks.every(
-            *(partial(checks.peak_round, dataset=d, alpha=0.5, about=200) for d in FIRST_FOUR[:2])
+        every(
+            *(
+                partial(convergence.peak_round, dataset=d, alpha=0.5, about=200)
+                for d in FIRST_FOUR[:2]
+            )
         ),
         note="The paper's epochs are communication rounds.",
     ),
@@ -401,9 +314,9 @@ CONVERGENCE = (
         3, "figure3-svhn", "4.2",
         "FedOBP demonstrates fastest convergence, achieving the first position of accuracy in SVHN",
         f"{FAST}, and {FINAL}",
-        checks.every(
-            partial(checks.fastest, dataset="svhn", alpha=0.5),
-            checks.on_curves(checks.ahead, 0.5, ["svhn"], rivals=RIVALS),
+        every(
+            partial(convergence.fastest, dataset="svhn", alpha=0.5),
+            convergence.on_curves(accuracy.ahead, 0.5, ["svhn"], rivals=RIVALS),
         ),
     ),
     *(
@@ -412,7 +325,7 @@ CONVERGENCE = (
             "On MNIST and FMNIST, FedOBP outperforms or is slightly inferior to other methods in "
             "terms of accuracy and convergence rates.",
             "its smoothed curve ends at most one point below the best",
-            checks.on_curves(checks.near, alpha, ["mnist", "fmnist"], rivals=RIVALS),
+            convergence.on_curves(accuracy.near, alpha, ["mnist", "fmnist"], rivals=RIVALS),
         )
         for figure, alpha in ((6, 0.1), (7, 0.5))
     ),
@@ -422,9 +335,9 @@ CONVERGENCE = (
             "on MEDMNISTA and MEDMNISTC, it slightly lags behind all other methods in accuracy "
             "but demonstrates faster convergence",
             f"its smoothed curve ends at most one point below the best, and {FAST}",
-            checks.every(
-                checks.on_curves(checks.near, alpha, LAST_FOUR[2:], rivals=RIVALS),
-                *(partial(checks.fastest, dataset=d, alpha=alpha) for d in LAST_FOUR[2:]),
+            every(
+                convergence.on_curves(accuracy.near, alpha, LAST_FOUR[2:], rivals=RIVALS),
+                *(partial(convergence.fastest, dataset=d, alpha=alpha) for d in LAST_FOUR[2:]),
             ),
         )
         for figure, alpha in ((6, 0.1), (7, 0.5))
@@ -434,10 +347,10 @@ CONVERGENCE = (
         "LG-FedAvg and pFedFDA also demonstrate competitive performance, surpassing 67% and 66% "
         "accuracy on MEDMNISTA and MEDMNISTC under α = 0.1, respectively.",
         "so end their smoothed curves",
-        checks.every(
+        every(
             *(
                 partial(
-                    checks.ends_between, dataset=dataset, alpha=0.1,
+                    convergence.ends_between, dataset=dataset, alpha=0.1,
                     bounds={"lg-fedavg": (least, np.inf), "pfedfda": (least, np.inf)},
                 )
                 for dataset, least in (("medmnistA", 67), ("medmnistC", 66))
@@ -468,7 +381,7 @@ SCORE_CLAIMS = (
         "and then decline.",
         "on every data set run, each score's highest accuracy is above those at the smallest and "
         "the largest quantile",
-        checks.rise_and_decline,
+        scores.rise_and_decline,
         "scores",
         note="At q=1 nothing is personal, whatever the score.",
     ),
@@ -489,7 +402,7 @@ SCORE_CLAIMS = (
         "For MEDMNISTA and MEDMNISTC, the OBP score shows stable performance across various "
         "quantile ranges compared to the gradient and Fisher-based scores.",
         "over the quantiles run, I_O's highest accuracy less its lowest is the smallest of three",
-        partial(checks.stable, datasets=LAST_FOUR[2:]),
+        partial(scores.stable, datasets=LAST_FOUR[2:]),
         "scores",
     ),
 )  # fmt: skip
@@ -510,7 +423,7 @@ LAYER_CLAIMS = (
         "proportion in the classifier layer increases over time.",
         "from the first to the last quarter of the rounds, conv1's share falls and the "
         "classifier's grows, on every data set run",
-        checks.first_layer_to_last,
+        layers.first_layer_to_last,
         "layers",
     ),
     *(

@@ -1,0 +1,108 @@
+"""The paper's claims beside what finished runs say to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ..compare import measured, measured_normalizations
+from ..experiments import find_experiment
+from ..paper import published_accuracy, published_normalizations, published_resnet18
+from ..runs import RunResult
+from ..setting import setting_of
+from . import convergence, layers, scores
+from .accuracy import Means
+from .finding import Finding
+from .statements import CLAIMS, Claim
+
+HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run"
+
+
+def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.DataFrame:
+    """The paper's claims about one table or figure, and what finished runs say to them.
+
+    Args:
+        results: finished runs of the experiment behind it; see `experiments.find_experiment`.
+        kind: `table` or `figure`.
+        number: as the paper counts.
+
+    Returns:
+        id, section, claim, holds_when, published (the claim tested on the paper's own printed
+        table; empty for figures), measured, verdict (`holds`, `does not hold`, `not run`),
+        setting (how the runs depart from the paper's), note. Empty if the paper claims nothing
+        about it that is listed here.
+
+    Raises:
+        UserError: the paper has no such table or figure.
+    """
+    experiment, _ = find_experiment(kind, number)
+    setting = setting_of(results, experiment.runs) if experiment.runs else ""
+    claims = [claim for claim in CLAIMS if (kind, number) in claim.places]
+    evidence = {name: EVIDENCE[name](results) for name in {claim.evidence for claim in claims}}
+    rows = []
+    for claim in claims:
+        finding = claim.check(evidence[claim.evidence])
+        rows.append(
+            {
+                "id": claim.id,
+                "section": claim.section,
+                "claim": claim.text,
+                "holds_when": claim.holds_when,
+                "published": on_published(claim),
+                "measured": finding.measured,
+                "verdict": verdict(finding),
+                "setting": "" if finding.holds is None and not finding.measured else setting,
+                "note": claim.note,
+            }
+        )
+    columns = ["id", "section", "claim", "holds_when", "published", "measured", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "setting", "note"])
+
+
+def claims_about(results: Sequence[RunResult], *parts: tuple[str, int]) -> pd.DataFrame:
+    """`claims_table` of several tables and figures, such as `("table", 8)`; each claim once."""
+    frames = [claims_table(results, kind, number) for kind, number in parts]
+    return pd.concat(frames, ignore_index=True).drop_duplicates("id", ignore_index=True)
+
+
+def verdict(finding: Finding) -> str:
+    """A finding in a word."""
+    return {True: HOLDS, False: FAILS, None: NOT_RUN}[finding.holds]
+
+
+def on_published(claim: Claim) -> str:
+    """A claim tested on the numbers that the paper prints; empty where it prints none."""
+    if claim.evidence not in PRINTED:
+        return ""
+    read, key, value = PRINTED[claim.evidence]
+    finding = claim.check(_by_cell(read(), key, value))
+    return "" if finding.holds is None else f"{verdict(finding)}: {finding.measured}"
+
+
+def _means(results: Sequence[RunResult]) -> Means:
+    return _by_cell(measured(results), "method", "accuracy")
+
+
+def _normalization_means(results: Sequence[RunResult]) -> Means:
+    return _by_cell(measured_normalizations(results), "normalization", "accuracy")
+
+
+def _by_cell(frame: pd.DataFrame, key: str, value: str) -> Means:
+    return frame.groupby(["dataset", "alpha", key], sort=False)[value].mean().to_dict()
+
+
+EVIDENCE = {
+    "accuracy": _means,
+    "resnet18": _means,
+    "normalization": _normalization_means,
+    "curves": convergence.curves,
+    "scores": scores.score_curves,
+    "layers": layers.layer_shares,
+}
+# The kinds that the paper prints: where, and the columns of what was compared and how well it did.
+PRINTED = {
+    "accuracy": (published_accuracy, "method", "accuracy_mean_percent"),
+    "resnet18": (published_resnet18, "method", "accuracy_percent"),
+    "normalization": (published_normalizations, "normalization", "accuracy_percent"),
+}
