@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BLOCK = re.compile(r"(<!-- table: (\w+); ([\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: (\w+); ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(path: Path, columns: list[str]) -> str:
