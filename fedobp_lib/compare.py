@@ -16,6 +16,7 @@ import pandas as pd
 from .config import RunConfig
 from .errors import UserError
 from .experiments import (
+    NORMALIZATION_TITLES,
     Experiment,
     accuracy_runs,
     find_experiment,
@@ -34,9 +35,10 @@ from .terminal import TOGETHER, folded
 
 RULE = (
     "agrees: the published mean lies within our interval, widened on each side by two published "
-    "standard deviations, or by one percentage point where the paper prints none. Our interval "
-    "is the 95 % bootstrap interval of the mean over seeds; with one seed it is that one value. "
-    "Compared at the two decimals that the paper prints. "
+    "standard deviations, or by one percentage point where the paper prints none or 0.00. Our "
+    "interval is the 95 % bootstrap interval of the mean over seeds, which is too narrow for few "
+    "seeds (four: it covers about 80 %, two: half); with one seed it is that one value. Compared "
+    "at the two decimals that the paper prints. "
     "differs: it does not. "
     "not run: there is no finished run. "
     "only ours: the paper has no such number."
@@ -44,13 +46,6 @@ RULE = (
 VERDICTS = ("agrees", "differs", "not run", "only ours")
 WITHOUT_STD = 1.0  # percentage points
 RESAMPLES = 10_000
-
-NORMALIZATION_TITLES = {
-    "none": "NoNorm",
-    "layer": "LayerNorm",
-    "global": "GlobalNorm w/o CLS",
-    "global_classifier_only": "GlobalNorm with CLS",
-}
 
 
 def compare_accuracy(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -152,7 +147,9 @@ def verdict(published: float, published_std: float, mean: float, low: float, hig
         return "not run"
     if np.isnan(low):
         low = high = mean
-    margin = WITHOUT_STD if np.isnan(published_std) else 2 * published_std
+    # A deviation of 0.00 over four seeds says nothing about other seeds.
+    printed = not np.isnan(published_std) and published_std > 0
+    margin = 2 * published_std if printed else WITHOUT_STD
     inside = round(low - margin, 2) <= round(published, 2) <= round(high + margin, 2)
     return "agrees" if inside else "differs"
 

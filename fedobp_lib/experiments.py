@@ -35,6 +35,13 @@ NORMALIZATIONS: dict[str, dict[str, Any]] = {
     "global_classifier_only": {"normalization": "global", "classifier_only": True},
 }
 
+NORMALIZATION_TITLES = {  # as the paper calls them
+    "none": "NoNorm",
+    "layer": "LayerNorm",
+    "global": "GlobalNorm w/o CLS",
+    "global_classifier_only": "GlobalNorm with CLS",
+}
+
 # The methods of Table 7, and what a small machine computes of them.
 RESNET18_METHODS = tuple(dict.fromkeys(published_resnet18()["method"]))
 FEW_METHODS = ("fedavg", "fedper", "fedobp")

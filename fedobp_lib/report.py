@@ -7,10 +7,9 @@ order of the notebooks, with the settings and the provenance of the runs behind 
 from __future__ import annotations
 
 import base64
-import json
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,22 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from . import paths, storyline
-from .compare import compare_accuracy, compare_normalizations, compare_resnet18, readable_comparison
-from .config import RESULTS_VERSION, RunConfig
+from . import paths, sources, storyline
+from .compare import readable_comparison
 from .deviations import DEVIATIONS
 from .errors import UserError, unknown
-from .experiments import EXPERIMENTS, Experiment, accuracy_runs, normalization_runs, resnet18_runs
+from .experiments import EXPERIMENTS, Experiment
 from .reproduce import find_notebooks
-from .runs import RunResult, is_finished
 from .sweeps import PRESETS
 
 LONG, FIRST = 60, 20  # a table of more rows than LONG shows the FIRST, and is folded
 DPI = 200 / 96  # pixels of a saved figure to one of the screen
 
-SETTINGS = (
-    "dataset", "alpha", "method", "seed", "rounds", "clients", "participation", "local_epochs",
-    "batch_size", "lr", "momentum", "model", "pretrained", "protocol", "test_share", "min_samples",
-    "pixels", "precision", "partition_seed",
-)  # fmt: skip
-MANY = 6  # of more values only the number is told
-
-# Published tables, the runs that are compared with them, and how.
+# Published tables, and the file that has them beside ours.
 COMPARED = (
-    ("Tables 1 and 6", accuracy_runs, compare_accuracy),
-    ("Table 7", resnet18_runs, compare_resnet18),
-    ("Table 8", normalization_runs, compare_normalizations),
+    ("Tables 1 and 6", "comparison_tables_1_and_6"),
+    ("Table 7", "table_7_resnet18"),
+    ("Table 8", "normalizations"),
 )
 
 
@@ -113,12 +103,10 @@ def write_report(preset: str = "quick", output: str | Path | None = None) -> Pat
 
 
 def render(preset: str, folder: Path, names: Iterable[str]) -> str:
-    """The page as text, from the files of these names and from the runs on disk."""
+    """The page as text, from the files of these names and from `sources.json`."""
     chapters, left = storyline.outline(find_notebooks(), names)
     shown = [chapter for chapter in chapters if chapter.files]
-    entries = {name: read_entry(folder, name) for name in names}
-    runs = runs_behind(preset, shown, [entries[name] for name in sorted(names)])
-    every = list({r.run_id: r for results in runs.values() for r in results}.values())
+    behind = sources.read(folder).of(chapter.number for chapter in shown)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -130,25 +118,27 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
         missing=[chapter for chapter in chapters if not chapter.files],
         shows={e.notebook: shows(e) for e in EXPERIMENTS},
         left=left,
-        entries=entries,
-        settings=formatted(settings(runs), limit=None) if every else None,
-        compared=comparisons(preset, every),
+        entries={name: read_entry(folder, name) for name in names},
+        compared=comparisons(folder),
         deviations=DEVIATIONS,
-        provenance=formatted(provenance(every), limit=None),
-        data=formatted(fingerprints(every), limit=None),
-        runs=len(every),
-        hours=sum(run.summary["seconds_total"] for run in every) / 3600,
+        settings=formatted(sources.settings(behind), limit=None),
+        provenance=formatted(sources.provenance(behind), limit=None),
+        drawings=formatted(sources.drawings(behind), limit=None),
+        data=formatted(sources.fingerprints(behind), limit=None),
+        runs=len(behind.runs),
+        hours=sum(run.seconds for run in behind.runs.values()) / 3600,
         html=storyline.to_html,
     )
 
 
-def comparisons(preset: str, results: Sequence[RunResult]) -> list[tuple[str, Table]]:
-    """The published tables for which there are finished runs, cell by cell beside ours."""
+def comparisons(folder: Path) -> list[tuple[str, Table]]:
+    """The published tables of which something was run, cell by cell beside ours."""
     found = []
-    for title, runs, compare in COMPARED:
-        chosen = _of(runs(preset), results)
-        if chosen:
-            found.append((title, formatted(readable_comparison(compare(chosen)), limit=None)))
+    for title, name in COMPARED:
+        if (folder / f"{name}.csv").is_file():
+            frame = pd.read_csv(folder / f"{name}.csv").fillna({"setting": ""})
+            if (frame["verdict"] != "not run").any():
+                found.append((title, formatted(readable_comparison(frame), limit=None)))
     return found
 
 
@@ -228,107 +218,3 @@ def _numbers(name: str, column: pd.Series) -> list[str]:
         return f"{value:,.2f}"
 
     return [text(value) for value in values]
-
-
-def runs_behind(
-    preset: str, chapters: Sequence[storyline.Chapter], entries: Sequence[Entry]
-) -> dict[str, list[RunResult]]:
-    """The finished runs behind each chapter, and under `other` more that the tables name."""
-    done = [
-        RunResult(folder)
-        for folder in sorted(paths.runs_dir().glob("*/"))
-        if is_finished(folder) and _version(folder) == RESULTS_VERSION
-    ]
-    named = {
-        row[column]
-        for entry in entries
-        if entry.table and not entry.image
-        for column, (name, _) in enumerate(entry.table.columns)
-        if name == "run_id"
-        for row in entry.table.rows
-    }
-    numbers = {chapter.number for chapter in chapters}
-    behind = {
-        experiment.notebook: _of(experiment.runs(preset), done)
-        for experiment in EXPERIMENTS
-        if experiment.runs and experiment.notebook in numbers
-    }
-    known = {run.run_id for results in behind.values() for run in results}
-    behind["other"] = [r for r in done if r.run_id in named - known]
-    return {name: results for name, results in behind.items() if results}
-
-
-def _of(configs: Sequence[RunConfig], results: Sequence[RunResult]) -> list[RunResult]:
-    """Those of the results that are of one of the configurations."""
-    wanted = {_key(config.resolved()) for config in configs}
-    return [result for result in results if _key(result.config) in wanted]
-
-
-def _key(config: RunConfig) -> str:
-    return json.dumps(asdict(config), sort_keys=True)
-
-
-def _version(folder: Path) -> Any:
-    return json.loads((folder / "config.json").read_text()).get("results_version")
-
-
-def settings(runs: dict[str, list[RunResult]]) -> pd.DataFrame:
-    """A row a setting, a column an experiment: the values that its finished runs have."""
-    columns = {}
-    for notebook, results in runs.items():
-        column = {"finished runs": str(len(results))}
-        for name in SETTINGS:
-            column[name.replace("_", " ")] = _values([getattr(r.config, name) for r in results])
-        columns["other runs" if notebook == "other" else f"notebook {notebook}"] = column
-    return pd.DataFrame(columns).rename_axis("setting").reset_index()
-
-
-def _values(values: Sequence[Any]) -> str:
-    distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
-    if len(distinct) > MANY:
-        return f"{len(distinct)} of them"
-    return ", ".join(_word(v) if isinstance(v, bool | str) else f"{v:g}" for v in distinct)
-
-
-def provenance(results: Sequence[RunResult]) -> pd.DataFrame:
-    """A row for every code version and machine that computed some of the runs."""
-    rows = []
-    for result in results:
-        made = result.summary["provenance"]
-        commit = (made["commit"] or "unknown")[:12]
-        changed = " + uncommitted changes" if made["uncommitted_changes"] else ""
-        rows.append(
-            {
-                "commit": commit + changed,
-                "device": made["device"],
-                "threads": made["threads"],
-                "python": made["python"],
-                "torch": made["torch"],
-                "numpy": made["numpy"],
-                "system": made["system"],
-                "finished": made["finished"],
-                "seconds": result.summary["seconds_total"],
-            }
-        )
-    columns = ["commit", "device", "threads", "python", "torch", "numpy", "system"]
-    frame = pd.DataFrame(rows, columns=[*columns, "finished", "seconds"])
-    return (
-        frame.groupby(columns, sort=False)
-        .agg(
-            runs=("seconds", "count"),
-            first=("finished", "min"),
-            last=("finished", "max"),
-            compute_minutes=("seconds", lambda seconds: seconds.sum() / 60),
-        )
-        .reset_index()
-    )
-
-
-def fingerprints(results: Sequence[RunResult]) -> pd.DataFrame:
-    """Which content each data set of the runs had: data set, fingerprint, runs."""
-    rows = []
-    for result in results:
-        known = json.loads((result.directory / "config.json").read_text())
-        rows.append([result.config.dataset, known["data"]])
-    frame = pd.DataFrame(rows, columns=["data set", "fingerprint"])
-    return frame.value_counts(sort=False).rename("runs").reset_index()

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from . import paths, stamps
+from . import paths, sources, stamps
 from .config import RunConfig
 from .errors import UserError
 from .experiments import EXPERIMENTS, find_experiment, parameters_of
@@ -53,7 +53,8 @@ def find_notebooks(only: Sequence[str] | None = None) -> list[Path]:
     found = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not found:
         raise UserError("no notebooks here; run this inside a clone of the kit")
-    for number in only or ():
+    only = [number.zfill(2) for number in only or ()]
+    for number in only:
         if number not in found:
             raise UserError(f"no notebook {number!r}; there are {', '.join(found)}")
     return [path for number, path in found.items() if not only or number in only]
@@ -82,7 +83,7 @@ def choose(
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     grid(preset, **given)  # checks them
-    named: dict[str, list[dict[str, Any]]] = {number: [] for number in only or ()}
+    named: dict[str, list[dict[str, Any]]] = {number.zfill(2): [] for number in only or ()}
     whole = set(named)
     for kind, numbers in (("table", tables), ("figure", figures)):
         for experiment, part in (find_experiment(kind, number) for number in numbers or ()):
@@ -124,7 +125,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         UserError: unknown data set or device.
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
-    choose_device(device)  # a wrong name is told now, not by a notebook
+    where = choose_device(device)  # a wrong name is told now, not by a notebook
     if plan.runs:
         todo = missing(plan.runs)
         _say(f"preset {plan.preset}: {PRESETS[plan.preset].purpose}")
@@ -138,7 +139,8 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
     for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
         values = {name.upper(): _plain(value) for name, value in chosen.items()}
         parameters = {"PRESET": plan.preset, "DEVICE": device} | values
-        mark = stamps.stamp(path, parameters, run_ids(plan.runs_of.get(path, [])), paths.data_dir())
+        ids = run_ids(plan.runs_of.get(path, []))
+        mark = stamps.stamp(path, parameters, ids, paths.data_dir())
         current = not redraw and stamps.is_current(executed / path.name, mark, figures)
         told = "; up to date" if current else ""
         _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}{told}")
@@ -147,6 +149,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
             _execute(path, executed / path.name, parameters)
             files = stamps.written_since(figures, before)
             stamps.mark(executed / path.name, mark, files)
+        sources.record(figures, path.name[:2], ids, None if current else where)
     _say(f"figures and tables: {paths.shown(figures)}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed

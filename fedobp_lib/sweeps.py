@@ -117,15 +117,15 @@ def grid(
 
 
 def listed(value: Any) -> list[Any] | None:
-    """A list of what a parameter may be: None, a list, one value, or the text of a list."""
+    """What a parameter may be, as a list: None, a list, a range, one value, or a list's text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError):
             raise UserError(f"not a list: {value}") from None
-    if value is None or isinstance(value, list | tuple):
-        return value
-    return [value]
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list | tuple | range) else [value]
 
 
 def run_ids(configs: Iterable[RunConfig]) -> list[str]:

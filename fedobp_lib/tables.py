@@ -61,8 +61,8 @@ def accuracy_table(
             otherwise.
 
     Returns:
-        Columns: dataset, alpha, method, title, mean, std (NaN for a single seed), seeds,
-        published_mean, published_std (NaN where the paper has none), sorted by mean.
+        Columns: dataset, alpha, method, title, stage, average, which, mean, std (NaN for a single
+        seed), seeds, published_mean, published_std (NaN where the paper has none), sorted by mean.
     """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {AVERAGES}")
@@ -88,6 +88,10 @@ def accuracy_table(
     table = table.merge(
         published.drop(columns="table"), on=["dataset", "alpha", "method"], how="left"
     )
+    tuned = table["method"] == "fedavg-fine-tuned"
+    table.insert(4, "stage", np.where(tuned, "after", stage))
+    table.insert(5, "average", average)
+    table.insert(6, "which", which)
     return table.sort_values(["dataset", "alpha", "mean"], ignore_index=True)
 
 

@@ -51,8 +51,11 @@ def test_the_papers_own_tables_bear_most_of_its_claims_but_not_all():
         for row in claims_table([], "table", number).itertuples()
     }
     # EMNIST, Dir(0.1): FedRep is printed level with FedOBP. MNIST: with CLS is printed higher.
+    # CIFAR100: with CLS is 1.09 below NoNorm.
     fails = {name for name, word in says.items() if word == "does not hold"}
-    assert fails == {"table1-best", "table1-emnist", "best-normalization"}
+    assert fails == {
+        "table1-best", "table1-emnist", "best-normalization", "globalnorm-like-nonorm"
+    }  # fmt: skip
     assert says.pop("table6-majority") == ""  # no such row in print
     assert all(word in ("holds", "does not hold") for word in says.values())
 
@@ -86,7 +89,7 @@ def test_a_claim_about_all_rivals_needs_them_all_unless_one_refutes_it(tmp_path)
     results = runs_of(tmp_path, "cifar10", 0.1, {"fedobp": 50.5})
     assert claim(results, "table", 1, "table1-cifar10")["verdict"] == "holds"
     row = claim(results[1:], "table", 1, "table1-cifar10")
-    assert row["verdict"] == "not run" and "of 11 rivals run" in row["measured"]
+    assert row["verdict"] == "undecided" and "of 11 rivals run" in row["measured"]
     better = fake_run(tmp_path, 60.0, dataset="cifar10", method="fedavg")
     few = [better, *(r for r in results if r.config.method == "fedobp")]
     row = claim(few, "table", 1, "table1-best")
@@ -101,7 +104,7 @@ def test_all_eight_columns_of_table_1(tmp_path):
         for run in runs_of(tmp_path, dataset, alpha, {"fedobp": 60.0}, rounds=4)
     ]
     assert claim(results, "table", 1, "table1-best")["verdict"] == "holds"
-    assert claim(results[: -len(METHODS)], "table", 1, "table1-best")["verdict"] == "not run"
+    assert claim(results[: -len(METHODS)], "table", 1, "table1-best")["verdict"] == "undecided"
     frame = claims_table(results, "figure", 3).set_index("id")
     assert frame.loc["figure3-best", "verdict"] == "holds"
 
@@ -122,18 +125,87 @@ def test_majority_class(tmp_path):
 def test_normalizations_on_whatever_was_run(tmp_path):
     def rows(none, layer, same, only):
         values = zip(NORMALIZATIONS.values(), (none, layer, same, only), strict=True)
-        results = [fake_run(tmp_path, value, settings=settings) for settings, value in values]
+        results = [
+            fake_run(tmp_path, value, settings=settings, dataset="svhn")
+            for settings, value in values
+        ]
         return claims_table(results, "figure", 11).set_index("id")
 
     frame = rows(90.0, 85.0, 90.0, 89.0)
     assert frame.loc["layernorm-below", "verdict"] == "holds"
-    assert "digits" in frame.loc["layernorm-below", "measured"]
+    assert "svhn" in frame.loc["layernorm-below", "measured"]
     assert frame.loc["globalnorm-like-nonorm", "verdict"] == "holds"
     assert "increasing" in frame.loc["globalnorm-like-nonorm", "note"]
-    assert frame.loc["classifier-only", "verdict"] == "not run"
+    assert frame.loc["classifier-only", "verdict"] == "undecided"
     frame = rows(90.0, 90.0, 92.0, 89.0)
     assert frame.loc["layernorm-below", "verdict"] == "does not hold"
     assert frame.loc["globalnorm-like-nonorm", "verdict"] == "does not hold"
+    # With the classifier alone counts as much.
+    assert rows(90.0, 85.0, 90.0, 88.5).loc["globalnorm-like-nonorm", "verdict"] == "does not hold"
+
+
+def test_the_best_normalization_is_told_at_two_decimals(tmp_path):
+    best = {"fmnist": "none", "medmnistC": "none", "mnist": "global", "medmnistA": "global"}
+
+    def verdict(lead):
+        results = [
+            fake_run(tmp_path, 90.0 + (lead if name == expected else 0.0), dataset=dataset,
+                     settings=settings)
+            for dataset, expected in best.items()
+            for name, settings in NORMALIZATIONS.items()
+        ]  # fmt: skip
+        return claim(results, "table", 8, "best-normalization")["verdict"]
+
+    assert verdict(0.5) == "holds"
+    assert verdict(-0.001) == "holds"  # 89.999 is printed as 90.00
+    assert verdict(-0.01) == "does not hold"
+
+
+def test_which_layers_the_normalizations_pick(tmp_path):
+    def verdict(least, share):
+        kept = {"layer": {"conv1": least, "fc1": 50, "classifier": 2}}
+        both = {"conv1": 0, "fc1": 100 - share, "classifier": share}
+        results = [
+            fake_run(tmp_path, shares=[kept.get(name, both)], dataset="mnist", settings=settings)
+            for name, settings in NORMALIZATIONS.items()
+        ]
+        return claim(results, "figure", 12, "layers-picked")["verdict"]
+
+    assert verdict(1, 60) == "holds"
+    assert verdict(0.5, 60) == verdict(1, 40) == "does not hold"
+
+
+def test_runs_on_data_that_the_paper_does_not_have_test_nothing(tmp_path):
+    def runs(dataset, value):
+        return [
+            fake_run(tmp_path, value if name == "layer" else 90.0, settings=settings,
+                     dataset=dataset)
+            for name, settings in NORMALIZATIONS.items()
+        ]  # fmt: skip
+
+    row = claim(runs("digits", 85.0), "table", 8, "layernorm-below")
+    assert row["verdict"] == "other data" and "LayerNorm 85.00" in row["measured"]
+    assert claim(runs("digits", 85.0), "table", 8, "best-normalization")["verdict"] == "not run"
+    # Beside the paper's data sets they are left out.
+    row = claim(runs("digits", 85.0) + runs("mnist", 95.0), "table", 8, "layernorm-below")
+    assert row["verdict"] == "does not hold" and "digits" not in row["measured"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [(49.0, "holds"), (48.9, "does not hold"), (51.0, "holds"), (51.1, "does not hold")],
+)
+def test_level_with_the_best_is_a_point_on_either_side(tmp_path, ours, expected):
+    results = runs_of(tmp_path, "mnist", 0.5, {"fedobp": ours})
+    assert claim(results, "table", 6, "table6-mnist-dir05")["verdict"] == expected
+    # "outperforms or is slightly inferior": ahead by any distance.
+    curves = [
+        run
+        for dataset in ("mnist", "fmnist")
+        for run in runs_of(tmp_path, dataset, 0.5, {"fedobp": ours}, rounds=2)
+    ]
+    word = claim(curves, "figure", 7, "figure7-mnist-fmnist")["verdict"]
+    assert word == ("holds" if ours >= 49 else "does not hold")
 
 
 def score_runs(folder, curves, quantiles, **config):
@@ -147,14 +219,14 @@ def score_runs(folder, curves, quantiles, **config):
 def test_scores_rise_and_decline(tmp_path):
     def row(fisher):
         curves = {"gradient": [60, 70, 50], "fisher": fisher, "obp": [60, 61, 50]}
-        results = score_runs(tmp_path, curves, (0.0, 0.9, 1.0))
+        results = score_runs(tmp_path, curves, (0.0, 0.9, 1.0), dataset="fmnist")
         return claim(results, "figure", 9, "rise-then-decline")
 
-    assert row([60, 65, 50])["verdict"] == "holds" and "digits" in row([60, 65, 50])["measured"]
+    assert row([60, 65, 50])["verdict"] == "holds" and "fmnist" in row([60, 65, 50])["measured"]
     for monotone in ([60, 55, 50], [50, 55, 60]):
         assert row(monotone)["verdict"] == "does not hold"
-    only = score_runs(tmp_path, {"obp": [60, 61, 50]}, (0.0, 0.9, 1.0))
-    assert claim(only, "figure", 4, "rise-then-decline")["verdict"] == "not run"
+    only = score_runs(tmp_path, {"obp": [60, 61, 50]}, (0.0, 0.9, 1.0), dataset="fmnist")
+    assert claim(only, "figure", 4, "rise-then-decline")["verdict"] == "undecided"
 
 
 def test_peaks_are_where_the_paper_says_or_not(tmp_path):
@@ -172,7 +244,7 @@ def test_peaks_are_where_the_paper_says_or_not(tmp_path):
     assert frame.loc["peak-cifar100-obp", "verdict"] == "not run"
     without = [r for r in results if r.config.settings["quantile"] != 0.1]
     row = claim(without, "figure", 4, "peak-cifar10-gradient")
-    assert row["verdict"] == "not run" and "q=0.1 was not run" in row["measured"]
+    assert row["verdict"] == "undecided" and "q=0.1 was not run" in row["measured"]
 
 
 def layer_run(folder, rounds, conv1, classifier, **config):
@@ -187,10 +259,10 @@ def layer_run(folder, rounds, conv1, classifier, **config):
 
 
 def test_shares_of_layers(tmp_path):
-    falling = layer_run(tmp_path, 40, (0.5, 0.1), (0.3, 0.8))
+    falling = layer_run(tmp_path, 40, (0.5, 0.1), (0.3, 0.8), dataset="emnist")
     row = claim([falling], "figure", 5, "conv1-to-classifier")
-    assert row["verdict"] == "holds" and "digits" in row["measured"]
-    rising = layer_run(tmp_path, 40, (0.1, 0.2), (0.3, 0.8))
+    assert row["verdict"] == "holds" and "emnist" in row["measured"]
+    rising = layer_run(tmp_path, 40, (0.1, 0.2), (0.3, 0.8), dataset="emnist")
     assert claim([rising], "figure", 10, "conv1-to-classifier")["verdict"] == "does not hold"
     assert claim([falling], "figure", 5, "shares-cifar10")["verdict"] == "not run"
 
@@ -202,7 +274,7 @@ def test_shares_of_layers(tmp_path):
     assert claim([bad], "figure", 5, "shares-cifar10")["verdict"] == "does not hold"
     short = layer_run(tmp_path, 200, (0.05, 0.05), (0.93, 0.93), **wide)
     row = claim([short], "figure", 5, "shares-cifar10")
-    assert row["verdict"] == "not run" and "no run reaches round 300" in row["measured"]
+    assert row["verdict"] == "undecided" and "no run reaches round 300" in row["measured"]
 
 
 def test_convergence(tmp_path):

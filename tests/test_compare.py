@@ -109,7 +109,7 @@ small = st.integers(0, 300).map(lambda n: n / 100)
 def test_the_rule_at_its_boundaries(mean, std, shown, below, above):
     """In whole hundredths: the last value inside agrees, the next one differs."""
     low, high = shown - below, shown + above
-    margin = WITHOUT_STD if np.isnan(std) else 2 * std
+    margin = WITHOUT_STD if np.isnan(std) or std == 0 else 2 * std
     top, bottom = round(100 * (high + margin)), round(100 * (low - margin))
     assert verdict(top / 100, std, shown, low, high) == "agrees"
     assert verdict((top + 1) / 100, std, shown, low, high) == "differs"
@@ -124,10 +124,24 @@ def test_the_rule_without_an_interval_and_without_numbers():
     assert verdict(50.0, 0.1, 50.21, np.nan, np.nan) == "differs"
     assert verdict(50.0, np.nan, 51.0, np.nan, np.nan) == "agrees"
     assert verdict(50.0, np.nan, 51.01, np.nan, np.nan) == "differs"
-    # 67.4712 would be printed as the 67.47 (0.00) of the paper.
-    assert verdict(67.47, 0.0, 67.4712, 67.4712, 67.4712) == "agrees"
+    # A deviation of 0.00 is none.
+    assert verdict(67.47, 0.0, 68.47, 68.47, 68.47) == "agrees"
+    assert verdict(67.47, 0.0, 68.48, 68.48, 68.48) == "differs"
+    # 67.4712 would be printed as 67.47.
+    assert verdict(67.47, 0.01, 67.4912, 67.4912, 67.4912) == "agrees"
     assert verdict(50.0, 0.1, np.nan, np.nan, np.nan) == "not run"
     assert verdict(np.nan, np.nan, 50.0, 49.0, 51.0) == "only ours"
+
+
+def test_the_rule_says_how_much_the_interval_of_few_seeds_covers():
+    rng = np.random.default_rng(5)
+
+    def coverage(seeds):
+        bounds = [interval(rng.normal(size=seeds)) for _ in range(400)]
+        return np.mean([low <= 0 <= high for low, high in bounds])
+
+    assert coverage(4) == pytest.approx(0.8, abs=0.06) and "covers about 80 %" in RULE
+    assert coverage(2) == pytest.approx(0.5, abs=0.08) and "two: half" in RULE
 
 
 def test_the_interval_is_that_of_scipy_and_does_not_depend_on_chance_or_order():

@@ -34,6 +34,7 @@ def test_a_grid_takes_lists_as_papermill_passes_them():
     plain = grid("smoke", ["digits"], [0.1, 0.5], ["fedobp"], [0, 1])
     assert grid("smoke", "digits", "[0.1, 0.5]", '["fedobp"]', "[0, 1]") == plain
     assert [c.seed for c in grid("smoke", methods="fedavg", seeds=0)] == [0]
+    assert [c.seed for c in grid("smoke", methods="fedavg", seeds=range(2))] == [0, 1]
     with pytest.raises(UserError, match="not a list"):
         grid("smoke", "[digits")
 
@@ -117,16 +118,20 @@ def overlaps(figure):
     return False
 
 
+WHAT = {"dataset": "digits", "alpha": 0.1, "stage": "before", "scope": "cohort",
+        "average": "pooled"}  # fmt: skip
+
+
 def test_labels_at_line_ends_do_not_overlap():
     rounds = np.arange(1, 41)
     lines = [
         pd.DataFrame(
             {
-                "dataset": "digits", "alpha": 0.1, "method": f"method-{i}", "round": rounds,
-                "mean": 90 + 0.01 * i, "low": 60, "high": 91, "seeds": 1,
+                **WHAT, "method": f"method-{i}", "round": rounds, "mean": 90 + 0.01 * i,
+                "low": 60, "high": 91, "seeds": 1,
             }
         )
-        for i in range(14)
+        for i in range(figures.MANY)
     ]  # fmt: skip
     assert not overlaps(figures.plot_convergence(pd.concat(lines)))
 
@@ -153,6 +158,7 @@ def test_score_histogram_holds_every_score_and_counts_what_is_personal():
     by_layer = frame.groupby("layer")
     assert by_layer["parameters"].sum().to_dict() == {"a": 50, "b": 41}  # zeros are off the axis
     assert by_layer["layer_personal"].first().to_dict() == {"a": 0, "b": 10}
+    assert by_layer["layer_below"].first().to_dict() == {"a": 0, "b": 9}
     figures.plot_scores(frame, tau).draw_without_rendering()
     nothing = figures.score_histogram(np.zeros(100), 0.0, layers)
     assert not nothing["parameters"].any()
@@ -166,12 +172,15 @@ def test_many_methods_get_a_panel_each():
     for number, method in enumerate(list(METHODS)[: figures.MANY + 2]):
         mean = 40.0 + number + rounds
         lines.append(
-            pd.DataFrame({"dataset": "digits", "alpha": 0.1, "method": method, "round": rounds,
+            pd.DataFrame({**WHAT, "method": method, "round": rounds,
                           "mean": mean, "seeds": 2, "low": mean - 1, "high": mean + 1})
         )  # fmt: skip
     figure = figures.plot_convergence(pd.concat(lines))
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     shown = [title.split("  ")[0] for title in titles if title]
+    assert {axis.get_xlabel() for axis in figure.axes[len(shown) - 4 : len(shown)]} == {"round"}
+    told = [text.get_text() for block in figure.subfigs for text in block.texts]
+    assert any("clients of the round, pooled, before training" in text for text in told)
     best_first = list(METHODS)[: figures.MANY + 2][::-1]
     assert shown == [METHODS[method].title for method in best_first]
     for axis, line in zip(figure.axes, lines[::-1], strict=False):

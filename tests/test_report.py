@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
-from fedobp_lib import figures, grid, run_all, storyline
+from fedobp_lib import figures, grid, run_all, sources, storyline
 from fedobp_lib.cli import main
+from fedobp_lib.compare import compare_accuracy
 from fedobp_lib.config import PROTOCOLS
 from fedobp_lib.deviations import DEVIATIONS
 from fedobp_lib.paths import figures_dir, runs_dir
@@ -21,6 +23,7 @@ from fedobp_lib.report import formatted, write_report
 from fedobp_lib.reproduce import find_notebooks
 from fedobp_lib.tables import accuracies
 
+CPU = torch.device("cpu")
 METHODS = ["majority-class", "fedavg"]
 ROOT = Path(__file__).parent.parent
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -97,7 +100,10 @@ def results(computed):
     draw("quickstart_scores", short, seed=1)
     figures.save_table(short, "accuracy_before_pooled_best", "smoke")
     figures.save_table(pd.concat([accuracies(results)] * 10), "accuracies", "smoke")
+    figures.save_table(compare_accuracy(results), "comparison_tables_1_and_6", "smoke")
     figures.save_table(short, "of_my_own", "smoke")
+    for notebook in ("02", "03"):
+        sources.record(figures_dir("smoke"), notebook, [r.run_id for r in results], CPU)
     return results
 
 
@@ -174,7 +180,7 @@ def test_settings_and_provenance_are_those_of_the_runs(results):
         shown = value if isinstance(value, str) else f"{value:g}"
         assert settings[name.replace("_", " ")][column] == shown
     assert settings["method"][column] == "fedavg, majority-class"
-    assert settings["finished runs"][column] == "2"
+    assert settings["runs"][column] == "2"
 
     head, row = page.tables["provenance"][:2]
     told = dict(zip(head, row, strict=True))
@@ -197,19 +203,41 @@ def test_the_settings_are_those_of_what_is_shown(results):
     assert {"notebook 02", "notebook 03"} <= set(columns())
     for path in figures_dir("smoke").glob("convergence_*"):
         path.unlink()
-    # Its runs are those of notebook 02 and still there.
     assert "notebook 02" in columns() and "notebook 03" not in columns()
 
 
-def test_runs_of_another_preset_are_found_through_the_tables(results):
-    """Fewer rounds than the preset's: the accuracy table names the runs, so they are told."""
-    others = run_all(grid("smoke", methods=["majority-class"], seeds=[7], rounds=1), progress=False)
-    assert "other runs" not in Page(write_report("smoke").read_text()).text
-    figures.save_table(accuracies(others), "accuracies", "smoke")
+def test_what_is_behind_a_notebook_is_what_it_was_last_told(results):
+    """Runs that no preset has, and more of them than a folded table shows."""
+    seeds = range(21)
+    others = run_all(
+        grid("smoke", methods=["majority-class"], seeds=seeds, rounds=1), progress=False
+    )
+    sources.record(figures_dir("smoke"), "02", [run.run_id for run in others])
     page = Page(write_report("smoke").read_text())
     settings = {row[0]: row for row in page.tables["settings"]}
-    column = settings["setting"].index("other runs")
-    assert settings["seed"][column] == "7" and settings["rounds"][column] == "1"
+    assert settings["setting"][1:] == ["notebook 02", "notebook 03"]
+    assert settings["runs"][1:] == ["21", "2"] and settings["seed"][1:] == ["21 of them", "0"]
+    assert settings["rounds"][1] == "1" != settings["rounds"][2]
+    assert "23 runs," in page.text
+    # Told anew, what nothing is drawn from any more is forgotten.
+    sources.record(figures_dir("smoke"), "02", [run.run_id for run in results])
+    known = sources.read(figures_dir("smoke"))
+    assert set(known.runs) == {run.run_id for run in results}
+    assert set(known.drawn) == {"02", "03"} and known.drawn["02"]["torch"] == torch.__version__
+
+
+def test_the_page_says_it_all_where_the_runs_are_not(results):
+    before = write_report("smoke").read_text()
+    shutil.rmtree(runs_dir())
+    assert write_report("smoke").read_text() == before
+    assert "2 runs," in Page(before).text and "fedavg, majority-class" in Page(before).text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"notebooks": {}}'])
+def test_a_damaged_record_is_none(results, text):
+    (figures_dir("smoke") / sources.FILE).write_text(text)
+    assert sources.read(figures_dir("smoke")) == sources.Sources()
+    assert "They are not known" in Page(write_report("smoke").read_text()).text
 
 
 def test_deviations_are_told_with_the_protocols_own_values(results):
@@ -251,7 +279,7 @@ def test_figures_without_runs_still_make_a_page():
     """As in a fresh clone: the figures are there, the runs are not."""
     figures.save_table(pd.DataFrame({"a": [1]}), "accuracies", "quick")
     page = Page(write_report("quick").read_text())
-    assert "No finished runs of this preset" in page.text and page.tables["accuracies"]
+    assert "They are not known" in page.text and page.tables["accuracies"]
 
 
 def test_every_committed_file_belongs_to_a_notebook():

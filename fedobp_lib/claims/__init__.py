@@ -2,7 +2,7 @@
 
 Each `Claim` of `statements` quotes the paper and says when it holds. A claim about all rivals is
 settled against FedOBP by one rival, but for it only when every method of the published table was
-run; until then it is `not run`.
+run; until then it is `undecided`.
 """
 
 from .statements import CLAIMS, Claim

@@ -61,19 +61,29 @@ def near(
     rivals: Sequence[str],
     gap: float = 0.0,
     best: str | None = None,
+    may_lead: bool = False,
 ) -> Finding:
-    """The best rival is ahead of FedOBP by no more than a gap and a point; where given, it is
-    `best`."""
+    """FedOBP is behind the best rival by a gap, give or take a point.
+
+    Args:
+        means: accuracies.
+        dataset, alpha: of the cell.
+        rivals: of the table.
+        gap: in percentage points.
+        best: the best rival; None: any.
+        may_lead: FedOBP may also be ahead, however far.
+    """
     known = _lead(means, dataset, alpha, rivals)
     if known is None:
         return UNKNOWN
     lead, found, few = known
     told = f"{dataset} {alpha:g}: {lead + 0:+.2f} to {title_of(next(iter(found)))}{few}"
-    if -lead > gap + POINT:
+    if -lead > gap + POINT + 1e-9:
         return Finding(told, False)
     if few:
         return Finding(told)
-    return Finding(told, best is None or _level(found, best))
+    close = may_lead or lead + gap <= POINT + 1e-9
+    return Finding(told, close and (best is None or _level(found, best)))
 
 
 def _level(found: Mapping[str, float], method: str) -> bool:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
+from ..experiments import NORMALIZATION_TITLES, normalization_of
+from ..figures import variant_layers
+from ..runs import RunResult
 from .accuracy import Means
 from .finding import POINT, UNKNOWN, Finding
+
+GLOBAL = ("global", "global_classifier_only")
 
 
 def _panels(means: Means) -> list[tuple[str, float]]:
@@ -26,13 +33,19 @@ def layer_norm_below(means: Means) -> Finding:
 
 
 def global_like_none(means: Means) -> Finding:
-    """GlobalNorm is within a point of NoNorm wherever both were run."""
+    """Both kinds of GlobalNorm are within a point of NoNorm wherever they were run."""
     parts = []
     for dataset, alpha in _panels(means):
-        none, same = (means.get((dataset, alpha, n)) for n in ("none", "global"))
-        if none is not None and same is not None:
-            told = f"{dataset}: GlobalNorm {round(same - none, 2):+.2f} to NoNorm"
-            parts.append(Finding(told, abs(same - none) <= POINT))
+        none, *both = (means.get((dataset, alpha, name)) for name in ("none", *GLOBAL))
+        if none is None or None in both:
+            continue
+        changes = [round(value - none, 2) + 0 for value in both]
+        told = ", ".join(
+            f"{NORMALIZATION_TITLES[name]} {change:+.2f}"
+            for name, change in zip(GLOBAL, changes, strict=True)
+        )
+        right = all(abs(change) <= POINT for change in changes)
+        parts.append(Finding(f"{dataset}: {told} to NoNorm", right))
     return Finding.all_of(parts)
 
 
@@ -44,8 +57,33 @@ def best_normalization(means: Means, expected: Mapping[str, str]) -> Finding:
         if len(found) < 4:
             parts.append(UNKNOWN)
             continue
+        # At the two decimals that the paper prints, so that rounding decides nothing.
+        found = {n: round(value, 2) for n, value in found.items()}
         best = [n for n, value in found.items() if value == max(found.values())]
-        parts.append(Finding(f"{dataset}: best {', '.join(best)}", name in best))
+        told = ", ".join(NORMALIZATION_TITLES[n] for n in best)
+        parts.append(Finding(f"{dataset}: best {told}", name in best))
+    return Finding.all_of(parts)
+
+
+def picked(results: Sequence[RunResult]) -> pd.DataFrame:
+    """What each normalization keeps of each layer; see `figures.variant_layers`."""
+    ours = [result for result in results if result.config.method == "fedobp"]
+    return variant_layers(ours, normalization_of) if ours else pd.DataFrame()
+
+
+def layers_picked(frame: pd.DataFrame) -> Finding:
+    """LayerNorm keeps something of every layer, the others mostly of the classifier."""
+    parts = []
+    for (dataset, alpha), panel in frame.groupby(["dataset", "alpha"]) if len(frame) else ():
+        kept = {name: rows.set_index("layer") for name, rows in panel.groupby("variant")}
+        if not {"layer", "none", "global"} <= set(kept):
+            continue
+        least = kept["layer"]["personal"].min()
+        shares = {n: kept[n]["share"].get("classifier", 0.0) for n in ("none", "global")}
+        told = f"{dataset} {alpha:g}: LayerNorm {least:.1f} of the layer it keeps least of; " + (
+            ", ".join(f"{NORMALIZATION_TITLES[n]} {s:.0f} % classifier" for n, s in shares.items())
+        )
+        parts.append(Finding(told, bool(least >= 1 and min(shares.values()) > 50)))
     return Finding.all_of(parts)
 
 

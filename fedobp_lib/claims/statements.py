@@ -158,7 +158,7 @@ TABLES_1_AND_6 = (
         6, "table6-mnist-dir05", "C.1.1",
         "Under the Dir(0.5) partition, FedOBP maintains a competitive accuracy of 98.97%, closely "
         "following APFL.",
-        "APFL is the best rival, and ahead of FedOBP by at most one point",
+        "APFL is the best rival, and FedOBP at most one point from it",
         accuracy.on_cells(accuracy.near, [("mnist", 0.5)], rivals=RIVALS, best="apfl"),
     ),
     _lead_claim(
@@ -177,21 +177,21 @@ TABLES_1_AND_6 = (
         6, "table6-medmnistA", "C.1.1",
         "FedOBP records an accuracy of 67.31% under Dir(0.1), with only a 0.16% gap from the "
         "optimal solution.",
-        "the best rival is ahead by at most 0.16 and one point",
+        "FedOBP is behind the best rival by 0.16, give or take one point",
         accuracy.on_cells(accuracy.near, [("medmnistA", 0.1)], rivals=RIVALS, gap=0.16),
     ),
     _table_claim(
         6, "table6-medmnistA-dir05", "C.1.1",
         "under Dir(0.5), it achieves 41.22%, which ties with pFedFDA as the best-performing "
         "solution",
-        "pFedFDA is the best rival, and ahead of FedOBP by at most one point",
+        "pFedFDA is the best rival, and FedOBP at most one point from it",
         accuracy.on_cells(accuracy.near, [("medmnistA", 0.5)], rivals=RIVALS, best="pfedfda"),
     ),
     _table_claim(
         6, "table6-medmnistC", "C.1.1",
         "for the MEDMNISTC dataset, FedOBP achieves 66.84% under Dir(0.1) and 41.36% under "
         "Dir(0.5), both of which are competitive but slightly below the best performances",
-        "the best rival is ahead by at most one point",
+        "FedOBP is at most one point from the best rival",
         accuracy.on_cells(accuracy.near, ORGANS[2:], rivals=RIVALS),
     ),
     _table_claim(
@@ -220,11 +220,12 @@ TABLE_8 = (
         "LayerNorm consistently underperforms across all datasets",
         "LayerNorm is below NoNorm and GlobalNorm on every data set run",
         normalization.layer_norm_below,
+        "The text has 87.52 for NoNorm on CIFAR10, Table 8 has 87.36.",
     ),
     _table_claim(
         8, "globalnorm-like-nonorm", "C.5",
         "GlobalNorm configurations perform similarly to NoNorm.",
-        "GlobalNorm w/o CLS is within one point of NoNorm on every data set run",
+        "GlobalNorm w/o CLS and with CLS are within one point of NoNorm on every data set run",
         normalization.global_like_none,
         MONOTONE,
     ),
@@ -233,14 +234,14 @@ TABLE_8 = (
         "NoNorm achieves the highest accuracy in FMNIST (96.82%) and MEDMNISTC (66.60%), while "
         "GlobalNorm without CLS yields the best performance in MNIST (99.40%) and MEDMNISTA "
         "(67.47%).",
-        "the one named is best, or level with the best, on each of the four",
+        "the one named is best, or level with the best at two decimals, on each of the four",
         partial(
             normalization.best_normalization,
             expected={
                 "fmnist": "none", "medmnistC": "none", "mnist": "global", "medmnistA": "global",
             },
         ),
-        MONOTONE,
+        f"In Table 8 itself MNIST has 99.38 in this column, and 99.39 with CLS. {MONOTONE}",
     ),
     _table_claim(
         8, "classifier-only", "C.5",
@@ -252,6 +253,14 @@ TABLE_8 = (
             normalization.classifier_only,
             like=("cifar10", "svhn"), worse=("cifar100", "emnist"),
         ),
+    ),
+    Claim(
+        "layers-picked", (("figure", 11), ("figure", 12)), "C.5",
+        "LayerNorm tends to select at least one personalized parameter per layer, whereas NoNorm "
+        "and GlobalNorm primarily select personalized parameters from the classifier layer",
+        "in the last round LayerNorm's clients keep one parameter or more of each layer on "
+        "average, and over half of what NoNorm and GlobalNorm w/o CLS keep is of the classifier",
+        normalization.layers_picked, "normalization_layers",
     ),
 )  # fmt: skip
 
@@ -325,7 +334,9 @@ CONVERGENCE = (
             "On MNIST and FMNIST, FedOBP outperforms or is slightly inferior to other methods in "
             "terms of accuracy and convergence rates.",
             "its smoothed curve ends at most one point below the best",
-            convergence.on_curves(accuracy.near, alpha, ["mnist", "fmnist"], rivals=RIVALS),
+            convergence.on_curves(
+                accuracy.near, alpha, ["mnist", "fmnist"], rivals=RIVALS, may_lead=True
+            ),
         )
         for figure, alpha in ((6, 0.1), (7, 0.5))
     ),
@@ -334,7 +345,7 @@ CONVERGENCE = (
             figure, f"figure{figure}-medmnist", "C.2",
             "on MEDMNISTA and MEDMNISTC, it slightly lags behind all other methods in accuracy "
             "but demonstrates faster convergence",
-            f"its smoothed curve ends at most one point below the best, and {FAST}",
+            f"its smoothed curve ends at most one point from the best of the others, and {FAST}",
             every(
                 convergence.on_curves(accuracy.near, alpha, LAST_FOUR[2:], rivals=RIVALS),
                 *(partial(convergence.fastest, dataset=d, alpha=alpha) for d in LAST_FOUR[2:]),

@@ -1,4 +1,8 @@
-"""The paper's claims beside what finished runs say to them."""
+"""The paper's claims beside what finished runs say to them.
+
+Only runs on the paper's data sets test a claim. Where there are none, but runs on other data that
+the claim can be measured on, the verdict is `other data`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ from ..experiments import find_experiment
 from ..paper import published_accuracy, published_normalizations, published_resnet18
 from ..runs import RunResult
 from ..setting import setting_of
-from . import convergence, layers, scores
+from ..sweeps import PAPER_DATASETS
+from . import convergence, layers, normalization, scores
 from .accuracy import Means
 from .finding import Finding
 from .statements import CLAIMS, Claim
 
-HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run"
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
+OTHER_DATA = "other data"
 
 
 def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.DataFrame:
@@ -29,20 +35,24 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
 
     Returns:
         id, section, claim, holds_when, published (the claim tested on the paper's own printed
-        table; empty for figures), measured, verdict (`holds`, `does not hold`, `not run`),
-        setting (how the runs depart from the paper's), note. Empty if the paper claims nothing
-        about it that is listed here.
+        table; empty for figures), measured, verdict (`holds`, `does not hold`, `undecided`:
+        too little was run, `not run`, `other data`: measured, but on data sets that the paper
+        does not have), setting (how the runs depart from the paper's), note. Empty if the paper
+        claims nothing about it that is listed here.
 
     Raises:
         UserError: the paper has no such table or figure.
     """
     experiment, _ = find_experiment(kind, number)
+    of_paper = [result for result in results if result.config.dataset in PAPER_DATASETS]
+    results = of_paper or results
     setting = setting_of(results, experiment.runs) if experiment.runs else ""
     claims = [claim for claim in CLAIMS if (kind, number) in claim.places]
     evidence = {name: EVIDENCE[name](results) for name in {claim.evidence for claim in claims}}
     rows = []
     for claim in claims:
         finding = claim.check(evidence[claim.evidence])
+        tested = of_paper or not finding.measured
         rows.append(
             {
                 "id": claim.id,
@@ -51,8 +61,8 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
                 "holds_when": claim.holds_when,
                 "published": on_published(claim),
                 "measured": finding.measured,
-                "verdict": verdict(finding),
-                "setting": "" if finding.holds is None and not finding.measured else setting,
+                "verdict": verdict(finding) if tested else OTHER_DATA,
+                "setting": setting if finding.measured else "",
                 "note": claim.note,
             }
         )
@@ -68,7 +78,9 @@ def claims_about(results: Sequence[RunResult], *parts: tuple[str, int]) -> pd.Da
 
 def verdict(finding: Finding) -> str:
     """A finding in a word."""
-    return {True: HOLDS, False: FAILS, None: NOT_RUN}[finding.holds]
+    if finding.holds is None:
+        return UNDECIDED if finding.measured else NOT_RUN
+    return HOLDS if finding.holds else FAILS
 
 
 def on_published(claim: Claim) -> str:
@@ -96,6 +108,7 @@ EVIDENCE = {
     "accuracy": _means,
     "resnet18": _means,
     "normalization": _normalization_means,
+    "normalization_layers": normalization.picked,
     "curves": convergence.curves,
     "scores": scores.score_curves,
     "layers": layers.layer_shares,

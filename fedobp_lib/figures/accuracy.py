@@ -11,6 +11,8 @@ from matplotlib.lines import Line2D
 from ..methods import METHODS
 from .style import HIGHLIGHT, STYLE, panel_grid
 
+AVERAGES = {"pooled": "pooled", "client_mean": "client mean"}
+WHICH = {"best": "best of the evaluated rounds", "last": "last round"}
 PUBLISHED = {"ls": "none", "marker": "x", "ms": 6, "color": "#0072B2"}
 
 
@@ -23,8 +25,13 @@ def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
     """
     rows = table.groupby(["dataset", "alpha"]).size().max()
     crosses = published and table["published_mean"].notna().any()
+    first = table[table["method"] != "fedavg-fine-tuned"].iloc[0]
+    what = (
+        f"accuracy of all clients, %: {AVERAGES[first['average']]}, {first['stage']} training,\n"
+        f"{WHICH[first['which']]}; ± 1 std over seeds"
+    )
     with plt.rc_context(STYLE):
-        figure, panels = panel_grid(table, 2, 4.6, 0.27 * rows + 0.9)
+        figure, panels = panel_grid(table, 2, 4.6, 0.27 * rows + 1.05)
         for axis, panel in panels:
             for y, row in enumerate(panel.itertuples()):
                 ours = row.method == "fedobp"
@@ -39,7 +46,7 @@ def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
             for label in axis.get_yticklabels():
                 if label.get_text() == METHODS["fedobp"].title:
                     label.set(color=HIGHLIGHT, fontweight="bold")
-            axis.set_xlabel("accuracy over all clients, %  (± 1 std over seeds)")
+            axis.set_xlabel(what)
         if crosses:
             ours = Line2D([], [], ls="none", marker="o", ms=5, color="#444444", label="ours")
             paper = Line2D([], [], label="published", **PUBLISHED)

@@ -37,7 +37,8 @@ def convergence_frame(
     average: str = "pooled",
     name: Callable[[RunConfig], str] = attrgetter("method"),
 ) -> pd.DataFrame:
-    """Accuracy over rounds: dataset, alpha, method, round, mean, low, high, seeds.
+    """Accuracy over rounds: dataset, alpha, method, stage, scope, average, round, mean, low, high,
+    seeds.
 
     Runs that differ in nothing but the seed are one line. Where lines are variants of one
     method, `name` tells them apart, and `method` holds the variant's name.
@@ -72,7 +73,12 @@ def convergence_frame(
     spread = frame["std"].fillna(0)
     frame["low"] = (frame["mean"] - spread).clip(0, 100)
     frame["high"] = (frame["mean"] + spread).clip(0, 100)
-    return frame.rename(columns={"count": "seeds"}).drop(columns="std")
+    frame = frame.rename(columns={"count": "seeds"}).drop(columns="std")
+    for place, (column, value) in enumerate(
+        {"stage": stage, "scope": scope, "average": average}.items(), 3
+    ):
+        frame.insert(place, column, value)
+    return frame
 
 
 def rounds_to_reach(frame: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -83,7 +89,7 @@ def rounds_to_reach(frame: pd.DataFrame, share: float) -> pd.DataFrame:
         share: of FedOBP's best mean accuracy on the same data set and alpha.
 
     Returns:
-        Columns: dataset, alpha, method, target (percent), round (NaN: never); empty where
+        Columns: dataset, alpha, method, title, target (percent), round (NaN: never); empty where
         FedOBP was not run.
     """
     rows = []
@@ -92,8 +98,8 @@ def rounds_to_reach(frame: pd.DataFrame, share: float) -> pd.DataFrame:
         for method, line in panel.groupby("method", sort=False):
             reached = line.loc[line["mean"] >= share * ours.max(), "round"]
             first = float(reached.iloc[0]) if len(reached) else np.nan
-            rows.append([dataset, alpha, method, share * ours.max(), first])
-    columns = ["dataset", "alpha", "method", "target", "round"]
+            rows.append([dataset, alpha, method, title_of(method), share * ours.max(), first])
+    columns = ["dataset", "alpha", "method", "title", "target", "round"]
     return pd.DataFrame(rows, columns=columns).dropna(subset="target").astype({"round": "Int64"})
 
 
@@ -128,9 +134,16 @@ def plot_convergence(
             _curves(axis, panel, styles or method_style(list(panel["method"].unique())))
             add_seeds(axis, panel)
             whole_numbers(axis, "round")
-            axis.set_ylabel("accuracy of the cohort, %")
+            axis.set_ylabel(f"accuracy, %\n{_what(panel)}")
         plt.close(figure)
     return figure
+
+
+def _what(panel: pd.DataFrame) -> str:
+    """Which accuracy a panel shows."""
+    scope = {"cohort": "clients of the round", "all": "all clients"}[panel["scope"].iloc[0]]
+    average = {"pooled": "pooled", "client_mean": "client mean"}[panel["average"].iloc[0]]
+    return f"{scope}, {average}, {panel['stage'].iloc[0]} training"
 
 
 def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Figure:
@@ -149,7 +162,7 @@ def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Fi
         ):
             seeds = seeds_text(int(panel["seeds"].max()))
             block.suptitle(
-                f"{dataset}, α = {alpha}   ({seeds})",
+                f"{dataset}, α = {alpha}   {_what(panel)}   ({seeds})",
                 x=0.01, ha="left", fontsize=10,
             )  # fmt: skip
             axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)

@@ -42,7 +42,8 @@ def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) ->
 
     Returns:
         layer, low, high (of a bin; six a decade, down to a ten-billionth of the largest score),
-        parameters (in the bin), layer_parameters, layer_personal.
+        parameters (in the bin), layer_parameters, layer_personal, layer_below (parameters whose
+        scores are smaller than any bin, or zero).
     """
     top = np.log10(scores.max()) if scores.max() > 0 else 0.0
     edges = np.logspace(top - 10, top, 61)
@@ -51,11 +52,11 @@ def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) ->
     for name, columns in layers.items():
         values = scores[columns]
         counts, _ = np.histogram(values, edges)
-        personal = int((values > tau).sum())
+        personal, below = int((values > tau).sum()), len(values) - int(counts.sum())
         for low, high, count in zip(edges, edges[1:], counts, strict=False):
-            rows.append([name, low, high, count, len(values), personal])
+            rows.append([name, low, high, count, len(values), personal, below])
     columns = ["layer", "low", "high", "parameters", "layer_parameters", "layer_personal"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "layer_below"])
 
 
 def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
@@ -80,7 +81,10 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
         # Without a positive score there is nothing that a logarithmic axis could show.
         scale = "log" if histogram["parameters"].any() else "linear"
         axis.set(xscale="log", yscale=scale, ylabel="parameters")
-        axis.set_xlabel("importance (local − global)²")
+        below, of = (layers[f"layer_{name}"].first().sum() for name in ("below", "parameters"))
+        axis.set_xlabel(
+            f"importance (local − global)²   ({below:,} of {of:,} are smaller still, or zero)"
+        )
         axis.set_ylim(bottom=0.7)
         if tau > 0:
             axis.axvline(tau, color="black", lw=1.6, zorder=6)

@@ -34,8 +34,8 @@ def quantile_frame(results: Sequence[RunResult], which: str = "best") -> pd.Data
             pooled, in percent.
 
     Returns:
-        Columns: dataset, alpha, score, quantile, personal (mean number of personalized
-        parameters in the last round), mean, std (NaN for a single seed), seeds.
+        Columns: dataset, alpha, stage, average, which, score, quantile, personal (mean number of
+        personalized parameters in the last round), mean, std (NaN for a single seed), seeds.
     """
     rows = []
     for result in results:
@@ -60,7 +60,12 @@ def quantile_frame(results: Sequence[RunResult], which: str = "best") -> pd.Data
         std=("accuracy", "std"),
         seeds=("accuracy", "count"),
     )  # fmt: skip
-    return frame.reset_index()
+    frame = frame.reset_index()
+    for place, (column, value) in enumerate(
+        {"stage": "before", "average": "pooled", "which": which}.items(), 2
+    ):
+        frame.insert(place, column, value)
+    return frame
 
 
 def score_peaks(frame: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +105,9 @@ def plot_quantile_curves(frame: pd.DataFrame) -> Figure:
                     axis.axhline(value, color="black", ls=":", lw=1, label="q = 1: FedAvg")
             seeds = seeds_text(int(panel["seeds"].max()))
             whole.set_title(f"{dataset}, α = {alpha}   ({seeds})", loc="left")
-            whole.set(xlabel="quantile q", ylabel="accuracy before training, %")
+            tested = {"best": "best evaluated round", "last": "last round"}[panel["which"].iloc[0]]
+            whole.set(xlabel="quantile q")
+            whole.set_ylabel(f"accuracy of all clients, %\npooled, before training, {tested}")
             enlarged.set_title("enlarged: q from 0.99 to 1", loc="left")
             _label_nines(enlarged, panel)
             handles, labels = whole.get_legend_handles_labels()

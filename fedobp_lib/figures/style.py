@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import paths
+from ..experiments import NORMALIZATION_TITLES
 from ..methods import METHODS
 
 HIGHLIGHT = "#D55E00"
@@ -162,7 +163,10 @@ def whole_numbers(axis: Axes, label: str) -> None:
 
 
 def title_of(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method.replace("_", " ")
+    """What people call a method, or a variant of FedOBP's scores."""
+    if method in METHODS:
+        return METHODS[method].title
+    return NORMALIZATION_TITLES.get(method, method.replace("_", " "))
 
 
 def add_seeds(axis: Axes, panel: pd.DataFrame) -> None:
