@@ -134,16 +134,16 @@ def plot_convergence(
             _curves(axis, panel, styles or method_style(list(panel["method"].unique())))
             add_seeds(axis, panel)
             whole_numbers(axis, "round")
-            axis.set_ylabel(f"accuracy, %\n{_what(panel)}")
+            axis.set_ylabel("accuracy, %: " + ",\n".join(_what(panel)))
         plt.close(figure)
     return figure
 
 
-def _what(panel: pd.DataFrame) -> str:
-    """Which accuracy a panel shows."""
+def _what(panel: pd.DataFrame) -> tuple[str, str]:
+    """Which accuracy a panel shows: of whom, and how and when it was measured."""
     scope = {"cohort": "clients of the round", "all": "all clients"}[panel["scope"].iloc[0]]
     average = {"pooled": "pooled", "client_mean": "client mean"}[panel["average"].iloc[0]]
-    return f"{scope}, {average}, {panel['stage'].iloc[0]} training"
+    return scope, f"{average}, {panel['stage'].iloc[0]} training"
 
 
 def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Figure:
@@ -162,7 +162,7 @@ def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Fi
         ):
             seeds = seeds_text(int(panel["seeds"].max()))
             block.suptitle(
-                f"{dataset}, α = {alpha}   {_what(panel)}   ({seeds})",
+                f"{dataset}, α = {alpha}   {', '.join(_what(panel))}   ({seeds})",
                 x=0.01, ha="left", fontsize=10,
             )  # fmt: skip
             axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -192,8 +192,8 @@ def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
         )  # fmt: skip
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axis.tick_params(labelsize=7.5)
-    # Pale lines far below would squeeze what matters; a tenth of the values may be cut off.
-    floor = max(0, np.floor(panel["mean"].quantile(0.05) - 5))
+    # First rounds far below would squeeze what matters; a few values may be cut off.
+    floor = max(0, np.floor(panel["mean"].quantile(0.02) - 5))
     axes.flat[0].set_ylim(floor, min(101, panel["high"].max() + 2))
     for axis in axes.flat[len(order) :]:
         axis.axis("off")

@@ -107,7 +107,7 @@ def plot_quantile_curves(frame: pd.DataFrame) -> Figure:
             whole.set_title(f"{dataset}, α = {alpha}   ({seeds})", loc="left")
             tested = {"best": "best evaluated round", "last": "last round"}[panel["which"].iloc[0]]
             whole.set(xlabel="quantile q")
-            whole.set_ylabel(f"accuracy of all clients, %\npooled, before training, {tested}")
+            whole.set_ylabel(f"accuracy of all clients, %\npooled, before training,\n{tested}")
             enlarged.set_title("enlarged: q from 0.99 to 1", loc="left")
             _label_nines(enlarged, panel)
             handles, labels = whole.get_legend_handles_labels()
