@@ -20,6 +20,7 @@ from .errors import UserError
 from .experiments import EXPERIMENTS, find_experiment, parameters_of
 from .simulation import choose_device
 from .sweeps import PRESETS, grid, missing, run_all, run_ids
+from .terminal import folded
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
     where = choose_device(device)  # a wrong name is told now, not by a notebook
     if plan.runs:
         todo = missing(plan.runs)
-        _say(f"preset {plan.preset}: {PRESETS[plan.preset].purpose}")
+        _say(_title(plan))
         _say(f"{len(plan.runs)} runs: {len(plan.runs) - len(todo)} finished, "
              f"{len(todo)} to compute")  # fmt: skip
         run_all(todo, device)
@@ -153,6 +154,18 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
     _say(f"figures and tables: {paths.shown(figures)}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed
+
+
+def _title(plan: Plan) -> str:
+    """The preset, and what it is for or how it was changed."""
+    changed = {
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}": None
+        for chosen in plan.notebooks.values()
+        for name, value in chosen.items()
+    }
+    if changed:
+        return folded(f"preset {plan.preset}, but {', '.join(changed)}")
+    return f"preset {plan.preset}: {PRESETS[plan.preset].purpose}"
 
 
 def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paper import published_accuracy
 from fedobp_lib.paths import figures_dir, runs_dir
-from fedobp_lib.reproduce import choose
+from fedobp_lib.reproduce import _title, choose
 from fedobp_lib.simulation import Simulation
 
 ROOT = Path(__file__).parent.parent
@@ -319,3 +319,10 @@ def test_ctrl_c_keeps_finished_runs_and_says_how_to_go_on(project):
     assert (frame["basis"] == estimate.FINISHED).sum() == len(kept)
     with pytest.raises(UserError, match="no notebook"):
         choose("smoke", only=["03"])
+
+
+def test_the_first_line_says_how_a_preset_was_changed(project):
+    changed = choose("quick", tables=[6], datasets=["mnist"], rounds=20, seeds=[1])
+    title = _title(changed)
+    assert title == "preset quick, but datasets mnist, alphas 0.1 0.5, rounds 20, seeds 1"
+    assert "embedded digits" in _title(choose("quick"))
