@@ -11,6 +11,7 @@ from fedobp_lib.cli import main
 from fedobp_lib.config import RunConfig
 from fedobp_lib.partition import dirichlet_partition
 from fedobp_lib.paths import runs_dir
+from fedobp_lib.terminal import TOGETHER, WIDTH, aligned, folded
 
 TINY = ["--clients", "6", "--participation", "0.5", "--rounds", "2", "--local-epochs", "1"]
 
@@ -95,7 +96,7 @@ def bad_files(folder):
         ("compare --preset quik", "did you mean 'quick'"),
         ("compare --methods fedag", "did you mean 'fedavg'"),
         ("rnu", "invalid choice"),
-        ("run --rouns 3", "unrecognized arguments"),
+        ("run --rouns 3", "unrecognized arguments: --rouns 3 (see `fedobp run --help`)"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, arguments, message):
@@ -141,3 +142,22 @@ def test_module_and_lists(capsys):
     assert "done" in out and max(map(len, out.splitlines())) <= 80
     assert main(["runs", "show", out.splitlines()[1].split()[0]]) == 0
     assert "before local training" in capsys.readouterr().out
+
+
+def test_lists_fit_a_terminal_of_80_columns(capsys):
+    for arguments in (["methods"], ["data", "list"]):
+        assert main(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 9 and max(map(len, lines)) < 80
+    assert lines[0].split() == ["name", "samples", "classes", "size", "here", "note"]
+
+
+def test_text_is_broken_between_words_but_not_within_those_that_belong_together():
+    line = ", ".join(f"mnist{TOGETHER}0.{n}" for n in range(30))
+    lines = folded(line, indent=2).splitlines()
+    assert max(map(len, lines)) <= WIDTH and all(one.startswith("  mnist") for one in lines[1:])
+    assert " ".join(one.strip() for one in lines) == line.replace(TOGETHER, " ")
+    rows = [("name", "n", "text"), ("a", "10", "word " * 40), ("long", "9", "")]
+    table = aligned(rows, left=(0,))
+    assert table[0] == "name   n  text" and table[-1] == "long   9"
+    assert max(map(len, table)) <= WIDTH and table[2].startswith(" " * 10 + "word")
