@@ -8,9 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 
 help:
 	@echo "make reproduce   execute all notebooks, draw all figures (PRESET=quick, smoke or paper)"
-	@echo "make test        run the tests"
+	@echo "make test        check style, types and layers, run the tests"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make lint        check the style"
+	@echo "make lint        check style, types and layers only"
 	@echo "make notebooks   execute the notebooks in place, as they are committed"
 	@echo "make clean       remove .venv and caches; data/, runs/ and figures/ stay"
 
@@ -31,12 +31,14 @@ install: .venv/.installed
 reproduce: install
 	$(BIN)/fedobp reproduce --preset $(PRESET)
 
-test: install
+test: lint
 	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 lab: install
 	$(BIN)/jupyter lab notebooks
@@ -46,5 +48,5 @@ notebooks: install
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find fedobp_lib tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -31,12 +31,12 @@ import torch
 from machine import copy_rate, matrix_rate, step_work
 from rows import Rows, made_by
 
-from fedobp_lib.clients import ClientData
-from fedobp_lib.models import build_model
-from fedobp_lib.parameters import ParameterLayout
-from fedobp_lib.partition import Partition
-from fedobp_lib.simulation import choose_device, make_backend
-from fedobp_lib.training import LocalSettings, Trainer
+from fedobp_lib.data.clients import ClientData
+from fedobp_lib.data.partition import Partition
+from fedobp_lib.models.networks import build_model
+from fedobp_lib.models.parameters import ParameterLayout
+from fedobp_lib.training.backends import choose_device, make_backend
+from fedobp_lib.training.trainer import LocalSettings, Trainer
 
 SIZES = {
     "mnist": ("avgcnn", (28, 28, 1)),

@@ -16,7 +16,7 @@ import torch
 from rows import made_by
 
 from fedobp_lib import grid, run_all
-from fedobp_lib.tables import accuracy_table
+from fedobp_lib.results.tables import accuracy_table
 
 
 def main() -> None:

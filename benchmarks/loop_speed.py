@@ -22,12 +22,13 @@ from machine import matrix_rate, step_work
 from plain_loop import InMemory, PlainFedAvg
 from rows import Rows, made_by
 
-from fedobp_lib.clients import ClientData, sample_cohort
+from fedobp_lib.data.clients import ClientData, sample_cohort
+from fedobp_lib.data.partition import dirichlet_partition
 from fedobp_lib.methods import METHODS, Federation
-from fedobp_lib.models import build_model
-from fedobp_lib.parameters import ParameterLayout
-from fedobp_lib.partition import dirichlet_partition
-from fedobp_lib.training import LocalSettings, LoopBackend, Trainer
+from fedobp_lib.models.networks import build_model
+from fedobp_lib.models.parameters import ParameterLayout
+from fedobp_lib.training.loop import LoopBackend
+from fedobp_lib.training.trainer import LocalSettings, Trainer
 
 SIZES = {"mnist": ((28, 28, 1), 70_000), "cifar10": ((32, 32, 3), 60_000)}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedobp_lib.models import build_model
+from fedobp_lib.models.networks import build_model
 
 
 def matrix_rate(device: torch.device, precision: str, threads: int) -> float:

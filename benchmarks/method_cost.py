@@ -23,9 +23,9 @@ import torch
 from rows import Rows, made_by
 
 from fedobp_lib import RunConfig
-from fedobp_lib.datasets import ImageData
+from fedobp_lib.data.images import ImageData
 from fedobp_lib.methods import METHODS
-from fedobp_lib.simulation import Simulation
+from fedobp_lib.simulation import Simulation, simulate
 
 
 def measure(method: str, rounds: int) -> dict[str, float]:
@@ -36,7 +36,7 @@ def measure(method: str, rounds: int) -> dict[str, float]:
     data = ImageData("random", images, labels, np.ones(len(images), bool), 10, "random")
 
     def simulation(name: str) -> Simulation:
-        made = Simulation(RunConfig(method=name, dataset="mnist", rounds=rounds + 1), data)
+        made = simulate(RunConfig(method=name, dataset="mnist", rounds=rounds + 1), data)
         # Without evaluation, which costs the same for all.
         made._test = made._record = made._evaluate_all = lambda *_: None
         return made

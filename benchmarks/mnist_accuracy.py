@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fedobp_lib import grid, run_all
-from fedobp_lib.runs import RunResult
-from fedobp_lib.tables import accuracy_table
+from fedobp_lib.results.tables import accuracy_table
+from fedobp_lib.runs.store import RunResult
 
 ALPHAS = (0.1, 0.5)
 

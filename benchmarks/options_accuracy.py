@@ -16,8 +16,10 @@ import sys
 
 from rows import Rows, made_by
 
-from fedobp_lib import RunConfig, runs
-from fedobp_lib.simulation import Simulation, choose_device
+from fedobp_lib import RunConfig
+from fedobp_lib.runs.store import load_data
+from fedobp_lib.simulation import simulate
+from fedobp_lib.training.backends import choose_device
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     device = choose_device(options.device)
     precisions = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
     grid = options.options or [f"{b}:{p}" for b in ("loop", "batched") for p in precisions]
-    data = runs.load_data(options.dataset)
+    data = load_data(options.dataset)
     made = made_by(device)
     rows = Rows()
     for option in grid:
@@ -43,7 +45,7 @@ def main() -> None:
                 method=options.method, dataset=options.dataset, rounds=options.rounds, seed=seed,
                 precision=precision, eval_every=options.rounds, eval_after="never",
             )  # fmt: skip
-            simulation = Simulation(config, data, device, backend=backend)
+            simulation = simulate(config, data, device, backend=backend)
             simulation.run(progress=False)
             pooled = simulation.history_frame().query("scope == 'all' and average == 'pooled'")
             row = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import Compose, Normalize
 
-from fedobp_lib.partition import Partition
+from fedobp_lib.data.partition import Partition
 
 
 class PlainCNN(nn.Module):

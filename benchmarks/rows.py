@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from fedobp_lib.runs import provenance
+from fedobp_lib.runs.provenance import provenance
 
 
 def made_by(device: torch.device) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Put the measured tables, `benchmarks/*.csv`, into the README.
+"""Put the measured tables, `benchmarks/*.csv`, into their README.
 
     python benchmarks/table.py
 
@@ -31,5 +31,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = HERE.parent / "README.md"
+    readme = HERE / "README.md"
     readme.write_text(filled(readme.read_text()))

@@ -181,7 +181,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from .config import RunConfig
-    from .runs import run
+    from .runs.execution import run
 
     settings = {}
     for text in options.set:
@@ -246,7 +246,7 @@ def _print_run(result) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from .reproduce import choose, reproduce
+    from .report.reproduce import choose, reproduce
 
     if options.all and (options.table or options.figure or options.only):
         raise UserError("--all is everything; name no table, figure or notebook beside it")
@@ -262,7 +262,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         rounds=options.rounds,
     )
     if options.dry_run:
-        from .estimate import forecast, forecast_text
+        from .runs.estimate import forecast, forecast_text
         from .terminal import folded
 
         print(folded("notebooks: " + ", ".join(path.stem for path in plan.notebooks)))
@@ -284,7 +284,8 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from .compare import compare_tables, comparison_text
+    from .results.compare import compare_tables
+    from .results.comparison_text import comparison_text
 
     names = ("datasets", "alphas", "methods", "seeds", "rounds")
     given = {name: getattr(options, name) for name in names}
@@ -297,13 +298,13 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from . import paths
-    from .report import write_report
+    from .report.page import write_report
 
     print(paths.shown(write_report(options.preset, options.output)))
 
 
 def _data_list(options: argparse.Namespace) -> None:
-    from .datasets import listing
+    from .data.datasets import listing
     from .terminal import aligned
 
     table = listing().drop(columns="title").astype(object).fillna("-").astype(str)
@@ -314,7 +315,7 @@ def _data_list(options: argparse.Namespace) -> None:
 
 def _data_fetch(options: argparse.Namespace) -> None:
     from . import paths
-    from .datasets import fetch
+    from .data.download import fetch
 
     for name in options.names:
         print(paths.shown(fetch(name, force=options.force)))
@@ -331,7 +332,7 @@ def _methods(options: argparse.Namespace) -> None:
 
 
 def _runs_list(options: argparse.Namespace) -> None:
-    from .runs import list_runs
+    from .runs.store import list_runs
 
     frame = list_runs(options.runs_dir)
     if frame.empty:
@@ -341,7 +342,7 @@ def _runs_list(options: argparse.Namespace) -> None:
 
 
 def _runs_show(options: argparse.Namespace) -> None:
-    from .runs import find_run
+    from .runs.store import find_run
 
     result = find_run(options.run, options.runs_dir)
     _print_run(result)

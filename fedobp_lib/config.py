@@ -1,39 +1,35 @@
-"""All settings of a run in one place, and the two protocols."""
+"""All settings of a run in one place: as the user gives them, and with every default filled in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
+from .data.partition import Partition
 from .errors import UserError, unknown
 from .methods import find_method, make_settings
-from .training import PRECISIONS
+from .paper.protocols import PROTOCOLS
+from .training.precision import PRECISIONS
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
 RESULTS_VERSION = 1
 
-# What the paper's text leaves open or says otherwise than its authors' code and logs. The
-# published tables were made with `released`.
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "released": {
-        "momentum": 0.7,
-        "test_share": 0.25,
-        "quantile_rule": "linear",
-        "pixels": "benchmark",
-    },
-    "text": {
-        "momentum": 0.0,
-        "test_share": 0.5,
-        "quantile_rule": "inverted_cdf",
-        "pixels": "data",
-    },
-}
+
+@dataclass(frozen=True)
+class Size:
+    """How many clients, the share of them in a round, and communication rounds."""
+
+    clients: int
+    participation: float
+    rounds: int
+
 
 # The paper's setting, and a smaller one for the embedded data set of 1,797 images.
-PAPER_SIZE = {"clients": 100, "participation": 0.1, "rounds": 400}
-SMALL_SIZE = {"clients": 20, "participation": 0.2, "rounds": 40}
+PAPER_SIZE = Size(clients=100, participation=0.1, rounds=400)
+SMALL_SIZE = Size(clients=20, participation=0.2, rounds=40)
 
 EVAL_AFTER = ("final", "always", "never")
 
@@ -95,60 +91,92 @@ class RunConfig:
     eval_after: str = "final"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def resolved(self) -> RunConfig:
-        """A copy without None where a default is known, checked.
+    def resolved(self) -> ResolvedConfig:
+        """The same run with every default filled in, checked.
 
-        The number of clients of a partition file is known only when it is read.
+        This is done once, where a configuration comes in; whatever computes with it takes a
+        `ResolvedConfig`. A partition file is read here, as it decides the number of clients.
 
         Raises:
             UserError: a value that cannot be used.
         """
+        if isinstance(self, ResolvedConfig):
+            return self
         if self.protocol not in PROTOCOLS:
             raise unknown("protocol", self.protocol, PROTOCOLS)
+        protocol = PROTOCOLS[self.protocol]
         size = SMALL_SIZE if self.dataset == "digits" else PAPER_SIZE
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        defaults = asdict(size) | {n: protocol[n] for n in ("momentum", "test_share", "pixels")}
+        values |= {name: value for name, value in defaults.items() if values[name] is None}
+        method = find_method(self.method)
+        values["settings"] = asdict(make_settings(method, self.settings))
+        if values["eval_every"] is None:
+            values["eval_every"] = max(1, values["rounds"] // 4)
         if self.partition is not None:
-            size = {**size, "clients": None}
-        defaults = {**size, **PROTOCOLS[self.protocol]}
-        defaults.pop("quantile_rule")
-        filled = {k: v for k, v in defaults.items() if getattr(self, k) is None}
-        config = replace(self, **filled)
-        method = find_method(config.method)
-        config = replace(config, settings=asdict(make_settings(method, config.settings)))
-        config.check()
-        if config.eval_every is None:
-            config = replace(config, eval_every=max(1, config.rounds // 4))
+            split = Partition.load(self.partition)
+            if self.clients not in (None, split.clients):
+                raise UserError(
+                    f"partition file {self.partition!r} has {split.clients} clients, "
+                    f"not {self.clients}"
+                )
+            values["clients"] = split.clients
+        config = ResolvedConfig(**values)
+        _check(config)
+        if self.partition is not None:
+            vars(config)["split"] = split  # so that the file is not read again
         return config
 
-    def check(self) -> None:
-        """Raise UserError, in one line, for the first value out of range."""
-        for name in ("alpha", "lr"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(f"{name} must be greater than 0, got {value}")
-        for name in ("rounds", "local_epochs", "batch_size", "clients", "eval_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
-        if self.clients is not None and self.min_samples < 2:
-            raise UserError(f"min_samples must be at least 2, got {self.min_samples}")
-        if not 0 < self.participation <= 1:
-            raise UserError(
-                f"participation must lie in (0, 1], got {self.participation}: the cohort cannot "
-                "be empty or larger than the number of clients"
-            )
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if not 0 < self.test_share < 1:
-            raise UserError(f"test_share must lie between 0 and 1, got {self.test_share}")
-        if self.seed < 0 or self.partition_seed < 0:
-            raise UserError("seeds must not be negative")
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
-        if self.eval_after not in EVAL_AFTER:
-            raise unknown("eval_after", self.eval_after, EVAL_AFTER)
-        if self.pixels not in ("benchmark", "data"):
-            raise unknown("pixels", self.pixels, ("benchmark", "data"))
 
-    def cohort_size(self, clients: int) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(RunConfig):
+    """A `RunConfig` in which nothing is left open; `RunConfig.resolved` makes it."""
+
+    clients: int
+    participation: float
+    rounds: int
+    momentum: float
+    test_share: float
+    pixels: str
+    eval_every: int
+
+    @cached_property
+    def split(self) -> Partition | None:
+        """What the partition file holds; None where the split is drawn."""
+        return None if self.partition is None else Partition.load(self.partition)
+
+    @property
+    def cohort_size(self) -> int:
         """Clients in a round, at least one."""
-        return max(1, round(clients * self.participation))
+        return max(1, round(self.clients * self.participation))
+
+
+def _check(config: ResolvedConfig) -> None:
+    """Raise UserError, in one line, for the first value out of range."""
+    for name in ("alpha", "lr"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name} must be greater than 0, got {value}")
+    for name in ("rounds", "local_epochs", "batch_size", "clients", "eval_every"):
+        value = getattr(config, name)
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+    if config.partition is None and config.min_samples < 2:
+        raise UserError(f"min_samples must be at least 2, got {config.min_samples}")
+    if not 0 < config.participation <= 1:
+        raise UserError(
+            f"participation must lie in (0, 1], got {config.participation}: the cohort cannot "
+            "be empty or larger than the number of clients"
+        )
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"momentum must lie in [0, 1), got {config.momentum}")
+    if not 0 < config.test_share < 1:
+        raise UserError(f"test_share must lie between 0 and 1, got {config.test_share}")
+    if config.seed < 0 or config.partition_seed < 0:
+        raise UserError("seeds must not be negative")
+    if config.precision not in PRECISIONS:
+        raise unknown("precision", config.precision, PRECISIONS)
+    if config.eval_after not in EVAL_AFTER:
+        raise unknown("eval_after", config.eval_after, EVAL_AFTER)
+    if config.pixels not in ("benchmark", "data"):
+        raise unknown("pixels", config.pixels, ("benchmark", "data"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import unknown
-from .parameters import ParameterLayout
+from .models.parameters import ParameterLayout
 
 SCORES = ("obp", "gradient", "fisher")
 NORMALIZATIONS = ("none", "layer", "global")

@@ -1,8 +1,7 @@
-"""The rounds. A `Simulation` is one run in memory; `runs.run` keeps it on disk."""
+"""The rounds of one run in memory; `runs.execution.run` keeps them on disk."""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -10,116 +9,50 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .batched import BatchedBackend
-from .clients import FINE_TUNE, INIT, ClientData, sample_cohort, stream
-from .config import PROTOCOLS, RunConfig
-from .datasets import ImageData
-from .errors import UserError, unknown
-from .evaluation import Scores, evaluate
-from .methods import Federation, find_method, make_settings
-from .models import build_model
-from .paper import table5_quantile
-from .parameters import ParameterLayout
-from .partition import Partition, dirichlet_partition
+from .config import ResolvedConfig, RunConfig
+from .data.clients import FINE_TUNE, sample_cohort
+from .data.images import ImageData
+from .data.partition import Partition
+from .federation import build_federation
+from .methods import Method, make_method
 from .progress import progress_bar
-from .training import Backend, LocalSettings, LoopBackend, Trainer
+from .training.evaluation import Scores, evaluate
+from .training.trainer import Backend
 
 HISTORY = ["round", "stage", "scope", "average", "accuracy", "loss"]
 LAYERS = ["round", "layer", "parameters", "personalized"]
-
-BACKENDS = ("auto", "loop", "batched")
 
 # Clients whose models are in memory at once when all clients are tested.
 GROUP = 10
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The device to run on: `auto` takes a GPU if there is one.
+def simulate(
+    config: RunConfig,
+    data: ImageData,
+    device: torch.device | str = "cpu",
+    partition: Partition | None = None,
+    backend: str | Backend = "auto",
+) -> Simulation:
+    """A run, ready for its first round; see `build_federation` for the arguments.
 
     Raises:
-        UserError: a GPU was asked for where none is, or the name is no device.
+        UserError: the configuration cannot be run.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"{name!r} is not a device; use auto, cpu or cuda") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"device {name!r} was asked for, but this machine has no usable GPU")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"there is no GPU {device.index}; GPUs: {torch.cuda.device_count()}")
-    elif device.type != "cpu":
-        raise UserError(f"device {name!r} is not supported; use auto, cpu or cuda")
-    return device
-
-
-def make_backend(
-    name: str,
-    model: nn.Module,
-    layout: ParameterLayout,
-    device: torch.device,
-    precision: str = "fp32",
-) -> Backend:
-    """The training back-end `loop`, `batched` or, by `auto`, the one that suits the device.
-
-    Raises:
-        UserError: unknown name, or a precision the device does not have.
-    """
-    if name not in BACKENDS:
-        raise unknown("back-end", name, BACKENDS)
-    if precision == "tf32" and device.type != "cuda":
-        raise UserError("precision 'tf32' needs a GPU; a CPU has fp32 and bf16")
-    if precision == "bf16" and device.type == "cpu" and not bf16_is_native():
-        print(
-            "this CPU has no bf16 instructions: bf16 works, but slower than fp32", file=sys.stderr
-        )
-    batched = name == "batched" or (name == "auto" and device.type == "cuda")
-    return (BatchedBackend if batched else LoopBackend)(model, layout, device, precision)
-
-
-def bf16_is_native() -> bool:
-    """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); True if PyTorch cannot tell."""
-    asks = [
-        getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")
-    ]
-    return any(ask is None or ask() for ask in asks)
-
-
-def make_partition(config: RunConfig, data: ImageData) -> Partition:
-    """The partition a (resolved) configuration asks for, checked against the data set."""
-    if config.partition is not None:
-        partition = Partition.load(config.partition)
-        partition.check(len(data.labels), f"partition file {config.partition!r}")
-        if config.clients not in (None, partition.clients):
-            raise UserError(
-                f"partition file {config.partition!r} has {partition.clients} clients, "
-                f"not {config.clients}"
-            )
-        return partition
-    return dirichlet_partition(
-        data.labels,
-        config.clients,
-        config.alpha,
-        config.partition_seed,
-        config.test_share,
-        config.min_samples,
-    )
+    resolved = config.resolved()
+    if partition is not None:
+        resolved = replace(resolved, clients=partition.clients)
+    federation = build_federation(resolved, data, device, partition, backend)
+    return Simulation(resolved, make_method(resolved.method, federation, resolved.settings))
 
 
 class Simulation:
-    """Runs a configuration round by round.
+    """Runs a method round by round.
 
     Args:
-        config: the run; resolved here.
-        data: its data set.
-        device: where to compute.
-        partition: the split; None: the one `config` describes.
-        backend: `loop`, `batched` or `auto`: loop on a CPU, batched on a GPU; or one that is
-            there already.
+        config: the run.
+        method: the method in its federation, as `simulate` builds them.
 
     Attributes:
         round: rounds finished.
@@ -130,45 +63,13 @@ class Simulation:
         final: after the last round, every client's `Scores` by stage.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: ImageData,
-        device: torch.device | str = "cpu",
-        partition: Partition | None = None,
-        backend: str | Backend = "auto",
-    ) -> None:
-        config = config.resolved()
-        partition = partition or make_partition(config, data)
-        self.config = replace(config, clients=partition.clients)
-        self.device = torch.device(device)
-        mean, std = data.normalization(config.pixels)
-        self.data = ClientData(
-            *data.on(self.device), partition, mean, std, data.classes, self.device, config.seed
-        )
-        init_seed = int(stream(config.seed, INIT).integers(2**63))
-        model = build_model(
-            config.model, data.images.shape[1:], data.classes, init_seed, config.pretrained
-        )
-        self.layout = ParameterLayout.of(model)
-        initial = self.layout.flatten(model).to(self.device)
-        settings = LocalSettings(config.local_epochs, config.batch_size, config.lr, config.momentum)
-        if isinstance(backend, str):
-            backend = make_backend(backend, model, self.layout, self.device, config.precision)
-        self.trainer = Trainer(backend, self.data, settings)
-        method = find_method(config.method)
-        self.method = method(
-            Federation(
-                initial=initial,
-                layout=self.layout,
-                data=self.data,
-                trainer=self.trainer,
-                quantile_rule=PROTOCOLS[config.protocol]["quantile_rule"],
-                quantile=table5_quantile(config.dataset, config.alpha),
-                rounds=config.rounds,
-            ),
-            make_settings(method, config.settings),
-        )
+    def __init__(self, config: ResolvedConfig, method: Method) -> None:
+        self.config = config
+        self.method = method
+        self.data = method.federation.data
+        self.layout = method.federation.layout
+        self.trainer = method.federation.trainer
+        self.device = self.data.device
         self.round = 0
         self.history: list[list[Any]] = []
         self.layers: list[list[Any]] = []
@@ -191,10 +92,7 @@ class Simulation:
         self.round += 1
         self.method.round = self.round
         cohort = sample_cohort(
-            self.config.seed,
-            self.round,
-            self.data.clients,
-            self.config.cohort_size(self.data.clients),
+            self.config.seed, self.round, self.data.clients, self.config.cohort_size
         )
         clients = torch.from_numpy(cohort).to(self.device)
 

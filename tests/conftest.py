@@ -7,14 +7,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from helpers.trainers import make_trainer
 from hypothesis import settings
 
-from fedobp_lib.clients import ClientData
-from fedobp_lib.models import build_model
-from fedobp_lib.parameters import ParameterLayout
-from fedobp_lib.partition import dirichlet_partition
-from fedobp_lib.simulation import make_backend
-from fedobp_lib.training import LocalSettings, Trainer
+from fedobp_lib.data.clients import ClientData
+from fedobp_lib.data.partition import dirichlet_partition
+from fedobp_lib.training.trainer import Trainer
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 settings.register_profile("kit", deadline=None, max_examples=60, derandomize=True)
@@ -38,13 +36,6 @@ def small_data() -> ClientData:
     partition = dirichlet_partition(labels, 4, 1.0, seed=1)
     mean, std = np.array([0.4], np.float32), np.array([0.3], np.float32)
     return ClientData(images, labels, partition, mean, std, 3, torch.device("cpu"), seed=5)
-
-
-def make_trainer(data: ClientData, backend: str = "loop", **settings) -> Trainer:
-    """A trainer with AvgCNN for 28x28 images of three classes."""
-    model = build_model("avgcnn", (28, 28, 1), 3, seed=0)
-    computes = make_backend(backend, model, ParameterLayout.of(model), data.device)
-    return Trainer(computes, data, LocalSettings(**({"epochs": 2, "batch_size": 8} | settings)))
 
 
 @pytest.fixture

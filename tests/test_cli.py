@@ -9,7 +9,7 @@ import pytest
 
 from fedobp_lib.cli import main
 from fedobp_lib.config import RunConfig
-from fedobp_lib.partition import dirichlet_partition
+from fedobp_lib.data.partition import dirichlet_partition
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.terminal import TOGETHER, WIDTH, aligned, folded
 

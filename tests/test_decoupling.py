@@ -7,8 +7,8 @@ from hypothesis.extra import numpy as arrays
 
 from fedobp_lib.decoupling import merge, personal_count, personal_mask, threshold
 from fedobp_lib.errors import UserError
-from fedobp_lib.paper import published_quantiles, table5_quantile
-from fedobp_lib.parameters import ParameterLayout
+from fedobp_lib.models.parameters import ParameterLayout
+from fedobp_lib.paper.published import published_quantiles, table5_quantile
 from fedobp_lib.scoring import fisher_score, gradient_score, normalize, obp_score
 
 RULES = {"linear": "linear", "inverted_cdf": "inverted_cdf"}

@@ -11,11 +11,11 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from helpers import ROOT
 
-from fedobp_lib import grid, runs
-from fedobp_lib.paths import figures_dir
+from fedobp_lib import grid, run
+from fedobp_lib.paths import figures_dir, runs_dir
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -67,9 +67,9 @@ def test_papermill_with_other_parameters_gives_the_runs_own_numbers(tmp_path):
     )  # fmt: skip
     table = pd.read_csv(figures_dir("smoke") / "accuracy_before_pooled_best.csv")
     configs = grid("smoke", methods=["fedobp"], seeds=[3, 5], rounds=2)
-    best = [runs.run(config).accuracy(which="best") for config in configs]
+    best = [run(config).accuracy(which="best") for config in configs]
     ours = table.set_index("method").loc["fedobp"]
     assert ours["mean"] == pytest.approx(sum(best) / 2) and ours["seeds"] == 2
     assert f"{ours['mean']:.2f}" in out.read_text()
-    folders = sorted(p.name for p in runs.paths.runs_dir().iterdir())
+    folders = sorted(p.name for p in runs_dir().iterdir())
     assert len(folders) == 4

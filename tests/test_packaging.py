@@ -3,16 +3,15 @@
 import importlib.util
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from fedobp_lib.methods import METHODS
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEEDED = [
     Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
@@ -47,7 +46,7 @@ def test_conda_environment_lists_the_same_ranges():
     assert from_pip == {"pip": ["-e ."]}
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "README.md", ".ci/run"])
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run"])
 def test_files_are_there(name):
     assert (ROOT / name).stat().st_size > 50
 
@@ -58,11 +57,11 @@ def test_ci_calls_the_readme_test_command_and_nothing_else():
     assert "make test" in (ROOT / "README.md").read_text()
 
 
-def test_tables_of_the_readme_are_the_measured_ones():
+def test_measured_tables_are_those_of_their_files():
     spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
     table = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(table)
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "benchmarks" / "README.md").read_text()
     assert table.BLOCK.search(text) and table.filled(text) == text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -9,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..methods import METHODS
-from .style import HIGHLIGHT, STYLE, panel_grid
+from .style import HIGHLIGHT, panel_grid, styled
 
 AVERAGES = {"pooled": "pooled", "client_mean": "client mean"}
 WHICH = {"best": "best of the evaluated rounds", "last": "last round"}
-PUBLISHED = {"ls": "none", "marker": "x", "ms": 6, "color": "#0072B2"}
+PUBLISHED: dict[str, Any] = {"ls": "none", "marker": "x", "ms": 6, "color": "#0072B2"}
 
 
 def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
@@ -30,7 +32,7 @@ def plot_accuracy(table: pd.DataFrame, published: bool = True) -> Figure:
         f"accuracy of all clients, %: {AVERAGES[first['average']]}, {first['stage']} training,\n"
         f"{WHICH[first['which']]}; ± 1 std over seeds"
     )
-    with plt.rc_context(STYLE):
+    with styled():
         figure, panels = panel_grid(table, 2, 4.6, 0.27 * rows + 1.05)
         for axis, panel in panels:
             for y, row in enumerate(panel.itertuples()):

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .style import HIGHLIGHT, STYLE, layer_styles
+from .style import HIGHLIGHT, layer_styles, styled
 
 
 def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
@@ -17,7 +17,7 @@ def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
         curve: columns quantile, personal (a count), accuracy (percent).
         chosen: the quantile to mark.
     """
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
         places = np.arange(len(curve))
         axis.plot(places, curve["accuracy"], "o-", color="#0072B2", lw=1.2, ms=4)
@@ -32,33 +32,6 @@ def plot_quantiles(curve: pd.DataFrame, chosen: float) -> Figure:
     return figure
 
 
-def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> pd.DataFrame:
-    """How one client's importance scores are distributed in each layer.
-
-    Args:
-        scores: (P,) importance of every parameter.
-        tau: the threshold; parameters above it are personal.
-        layers: columns of each layer.
-
-    Returns:
-        layer, low, high (of a bin; six a decade, down to a ten-billionth of the largest score),
-        parameters (in the bin), layer_parameters, layer_personal, layer_below (parameters whose
-        scores are smaller than any bin, or zero).
-    """
-    top = np.log10(scores.max()) if scores.max() > 0 else 0.0
-    edges = np.logspace(top - 10, top, 61)
-    edges[-1] = max(edges[-1], scores.max())  # rounding must not lose the largest
-    rows = []
-    for name, columns in layers.items():
-        values = scores[columns]
-        counts, _ = np.histogram(values, edges)
-        personal, below = int((values > tau).sum()), len(values) - int(counts.sum())
-        for low, high, count in zip(edges, edges[1:], counts, strict=False):
-            rows.append([name, low, high, count, len(values), personal, below])
-    columns = ["layer", "low", "high", "parameters", "layer_parameters", "layer_personal"]
-    return pd.DataFrame(rows, columns=[*columns, "layer_below"])
-
-
 def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
     """One client's importance scores, layer by layer, with the threshold.
 
@@ -67,7 +40,7 @@ def plot_scores(histogram: pd.DataFrame, tau: float) -> Figure:
         tau: the threshold.
     """
     layers = histogram.groupby("layer", sort=False)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
         styles = layer_styles(list(layers.groups))
         for name, bins in layers:

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..partition import Partition
-from .style import STYLE, whole_numbers
+from ..data.partition import Partition
+from .style import styled, whole_numbers
 
 
 def plot_partition(partition: Partition, labels: np.ndarray, title: str = "") -> Figure:
@@ -18,7 +18,7 @@ def plot_partition(partition: Partition, labels: np.ndarray, title: str = "") ->
     )
     client, label = np.nonzero(counts)
     size = counts[client, label]
-    with plt.rc_context(STYLE):
+    with styled():
         width = min(9.0, 2.5 + 0.22 * partition.clients)
         figure, (top, axis) = plt.subplots(
             2, 1, figsize=(width, 1.6 + 0.2 * min(classes, 20)), sharex=True,

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import UserError
-from ..ranks import groups, told
-from .style import HIGHLIGHT, STYLE, title_of
+from ..results.ranks import groups, told
+from ..results.titles import title_of
+from .style import HIGHLIGHT, styled
 
 GREY = "#444444"
 ROW = 0.2  # inches a method
@@ -19,7 +20,7 @@ def plot_ranks(ranks: pd.DataFrame, title: str = "") -> Figure:
     """Critical-difference diagram: best rank on the left, bars join what cannot be told apart.
 
     Args:
-        ranks: as `fedobp_lib.ranks.mean_ranks` gives it; not empty.
+        ranks: as `fedobp_lib.results.ranks.mean_ranks` gives it; not empty.
         title: of the figure.
 
     Raises:
@@ -33,7 +34,7 @@ def plot_ranks(ranks: pd.DataFrame, title: str = "") -> Figure:
     # In units of a row, downwards from the axis: bars first, then the names on either side.
     below_bars = 0.6 * len(bars) + 0.7
     depth = below_bars + half
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axis = plt.subplots(figsize=(7.2, ROW * depth + 0.9), layout="constrained")
         axis.set(xlim=(1, methods), ylim=(depth, 0))
         axis.xaxis.tick_top()

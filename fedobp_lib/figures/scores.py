@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..paper import table5_quantile
-from ..runs import RunResult
-from .style import HIGHLIGHT, STYLE, seeds_text
+from ..results.quantiles import score_peaks
+from .style import HIGHLIGHT, seeds_text, styled
 
-SCORE_STYLES = {
+SCORE_STYLES: dict[str, dict[str, Any]] = {
     "gradient": {"color": "#0072B2", "lw": 1.3, "ls": "--", "marker": "s", "zorder": 3},
     "fisher": {"color": "#009E73", "lw": 1.3, "ls": "-.", "marker": "^", "zorder": 4},
     "obp": {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "marker": "o", "zorder": 5},
@@ -23,60 +23,6 @@ SCORE_TITLES = {"gradient": "gradient", "fisher": "Fisher", "obp": "FedOBP"}
 
 # The enlarged part begins at 0.99; its axis is the number of nines, -log10(1 - q).
 ENLARGED_FROM = 0.99
-
-
-def quantile_frame(results: Sequence[RunResult], which: str = "best") -> pd.DataFrame:
-    """Accuracy of FedOBP against the quantile, score by score.
-
-    Args:
-        results: runs of FedOBP, as `experiments.score_runs` lists them.
-        which: `best` of the evaluated rounds or `last`; all clients, before local training,
-            pooled, in percent.
-
-    Returns:
-        Columns: dataset, alpha, stage, average, which, score, quantile, personal (mean number of
-        personalized parameters in the last round), mean, std (NaN for a single seed), seeds.
-    """
-    rows = []
-    for result in results:
-        config, settings = result.config, result.config.settings
-        quantile = settings["quantile"]
-        rows.append(
-            {
-                "dataset": config.dataset,
-                "alpha": config.alpha,
-                "score": settings["score"],
-                "quantile": table5_quantile(config.dataset, config.alpha)
-                if quantile is None
-                else quantile,
-                "personal": result.summary["personalized_parameters"],
-                "accuracy": result.accuracy(which=which),
-            }
-        )
-    keys = ["dataset", "alpha", "score", "quantile"]
-    frame = pd.DataFrame(rows).groupby(keys, sort=False).agg(
-        personal=("personal", "mean"),
-        mean=("accuracy", "mean"),
-        std=("accuracy", "std"),
-        seeds=("accuracy", "count"),
-    )  # fmt: skip
-    frame = frame.reset_index()
-    for place, (column, value) in enumerate(
-        {"stage": "before", "average": "pooled", "which": which}.items(), 2
-    ):
-        frame.insert(place, column, value)
-    return frame
-
-
-def score_peaks(frame: pd.DataFrame) -> pd.DataFrame:
-    """The best quantile of each score: a row of `quantile_frame` a data set, alpha and score.
-
-    Of quantiles that are equally good, the largest: the fewest personalized parameters.
-    """
-    keys = ["dataset", "alpha", "score"]
-    best_last = frame.sort_values(["mean", "quantile"])
-    peaks = best_last.groupby(keys, sort=False).tail(1)
-    return peaks.sort_values(keys, ignore_index=True)
 
 
 def plot_quantile_curves(frame: pd.DataFrame) -> Figure:
@@ -89,7 +35,7 @@ def plot_quantile_curves(frame: pd.DataFrame) -> Figure:
         frame: as `quantile_frame` gives it.
     """
     panels = list(frame.groupby(["dataset", "alpha"], sort=False))
-    with plt.rc_context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(8.4, 3.1 * len(panels)), layout="constrained")
         blocks = figure.subfigures(len(panels), 1, squeeze=False)
         for block, ((dataset, alpha), panel) in zip(blocks.flat, panels, strict=True):
@@ -129,23 +75,25 @@ def nines(quantiles: pd.Series, panel: pd.DataFrame) -> np.ndarray:
     return places
 
 
-def _curve(axis: Axes, line: pd.DataFrame, places: Sequence[float], peak: pd.Series) -> None:
+def _curve(
+    axis: Axes, line: pd.DataFrame, places: Sequence[float] | np.ndarray, peak: pd.Series
+) -> None:
     style = dict(SCORE_STYLES[peak.name])
     marker, color = style.pop("marker"), style["color"]
-    places, mean = np.asarray(places), line["mean"].to_numpy()
+    x, mean = np.asarray(places), line["mean"].to_numpy()
     spread = line["std"].fillna(0).to_numpy()
     joined = slice(None)
-    if len(places) and places[-1] > 1 and line["quantile"].iloc[-1] == 1:
+    if len(x) and x[-1] > 1 and line["quantile"].iloc[-1] == 1:
         joined = slice(0, -1)  # on the enlarged axis, q = 1 lies behind a gap
-    axis.plot(places[joined], mean[joined], solid_capstyle="round", **style)
-    axis.plot(places, mean, ls="none", marker=marker, ms=3.2, color=color, zorder=style["zorder"])
+    axis.plot(x[joined], mean[joined], solid_capstyle="round", **style)
+    axis.plot(x, mean, ls="none", marker=marker, ms=3.2, color=color, zorder=style["zorder"])
     axis.fill_between(
-        places[joined], (mean - spread)[joined], (mean + spread)[joined],
+        x[joined], (mean - spread)[joined], (mean + spread)[joined],
         color=color, alpha=0.13, lw=0,
     )  # fmt: skip
     ring = line["quantile"].to_numpy() == peak["quantile"]
     axis.plot(
-        places[ring], mean[ring], ls="none", marker="o", ms=10, mfc="none", mec=color, mew=1.6,
+        x[ring], mean[ring], ls="none", marker="o", ms=10, mfc="none", mec=color, mew=1.6,
         zorder=6,
     )  # fmt: skip
     label = (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import paths
-from ..experiments import NORMALIZATION_TITLES
 from ..methods import METHODS
 
 HIGHLIGHT = "#D55E00"
@@ -22,13 +23,13 @@ OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 # The variants of `experiments.NORMALIZATIONS`. `none` is FedOBP as the paper has it; `global` must
 # lie upon it, so it is drawn above and thin.
-NORMALIZATION_STYLE = {
+NORMALIZATION_STYLE: dict[str, dict[str, Any]] = {
     "none": {"color": HIGHLIGHT, "lw": 3.2, "ls": "-", "zorder": 3},
     "layer": {"color": "#0072B2", "lw": 1.3, "ls": "-.", "zorder": 4},
     "global": {"color": "black", "lw": 1.1, "ls": "--", "zorder": 5},
     "global_classifier_only": {"color": "#009E73", "lw": 1.3, "ls": ":", "zorder": 4},
 }
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
     "font.size": 9,
@@ -46,11 +47,21 @@ STYLE = {
 }
 
 
+def styled(**changes: Any) -> AbstractContextManager[None]:
+    """The look of all figures, for the time of drawing one.
+
+    Args:
+        changes: of matplotlib's parameters, with `_` for the dot.
+    """
+    values = STYLE | {name.replace("_", ".", 1): value for name, value in changes.items()}
+    return plt.rc_context(values)  # type: ignore[arg-type]
+
+
 def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
     """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder."""
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
-    with plt.rc_context(STYLE):
+    with styled():
         figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
         figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
     save_table(frame, name, preset)
@@ -97,10 +108,10 @@ def panel_grid(
     return figure, panels
 
 
-def method_style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
+def method_style(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Line style of each method; depends on its place in the registry, not on the figure."""
     colors, dashes = cycle(OTHERS), cycle(DASHES)
-    styles = {}
+    styles: dict[str, dict[str, Any]] = {}
     for name in [*METHODS, *(m for m in methods if m not in METHODS)]:
         if name == "fedobp":
             styles[name] = {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "zorder": 5}
@@ -109,10 +120,10 @@ def method_style(methods: Sequence[str]) -> dict[str, dict[str, object]]:
     return {name: styles[name] for name in methods}
 
 
-def layer_styles(layers: Sequence[str]) -> dict[str, dict[str, object]]:
+def layer_styles(layers: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Line style of each layer; the classifier, of which the paper speaks, is thick and orange."""
     colors, dashes = cycle(OTHERS), cycle(DASHES[1:])
-    styles = {}
+    styles: dict[str, dict[str, Any]] = {}
     for layer in layers:
         if layer == "classifier":
             styles[layer] = {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "zorder": 5}
@@ -121,7 +132,7 @@ def layer_styles(layers: Sequence[str]) -> dict[str, dict[str, object]]:
     return styles
 
 
-def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, object]]]) -> None:
+def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, Any]]]) -> None:
     """Names at the ends of the lines, moved apart where they would overlap."""
     low, high = axis.get_ylim()
     gap = (high - low) * 0.062
@@ -160,13 +171,6 @@ def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, obje
 def whole_numbers(axis: Axes, label: str) -> None:
     axis.set_xlabel(label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def title_of(method: str) -> str:
-    """What people call a method, or a variant of FedOBP's scores."""
-    if method in METHODS:
-        return METHODS[method].title
-    return NORMALIZATION_TITLES.get(method, method.replace("_", " "))
 
 
 def add_seeds(axis: Axes, panel: pd.DataFrame) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from .style import HIGHLIGHT, STYLE
+from .style import HIGHLIGHT, styled
 
 # Inches: a box a step, five in a row.
 WIDTH, GAP, LINE, MARGIN = 1.5, 0.27, 0.165, 0.16
@@ -57,9 +59,9 @@ def plot_workflow(frame: pd.DataFrame) -> Figure:
     lanes = (0.0, tall + 0.95)  # the lower edges of client and server
     full = 5 * WIDTH + 4 * GAP
     left = [k * (WIDTH + GAP) for k in range(5)]
-    with plt.rc_context(STYLE | {"axes.grid": False}):
+    with styled(axes_grid=False):
         figure, axis = plt.subplots(figsize=(full + 0.5, lanes[1] + low + 0.5))
-        axis.set_position([0, 0, 1, 1])
+        axis.set_position((0, 0, 1, 1))
         axis.set(xlim=(-0.25, full + 0.25), ylim=(-0.4, lanes[1] + low + 0.1))
         axis.axis("off")
 
@@ -109,7 +111,7 @@ def _box(
     )  # fmt: skip
     axis.add_patch(shape)
     top = y + height - MARGIN
-    strong = {"fontweight": "bold", "color": HIGHLIGHT}
+    strong: dict[str, Any] = {"fontweight": "bold", "color": HIGHLIGHT}
     axis.text(x + 0.08, top, title, fontsize=8.5, fontweight="bold", va="center", zorder=3)
     for k, line in enumerate(lines, 1):
         before, _, after = line.partition("**")

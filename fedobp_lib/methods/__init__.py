@@ -1,6 +1,6 @@
 """One file per method; importing a file registers its method."""
 
-from ..tasks import Task
+from ..training.tasks import Task
 from . import (  # noqa: F401
     apfl,
     fedala,
@@ -19,6 +19,15 @@ from . import (  # noqa: F401
     majority_class,
     pfedfda,
 )
-from .base import METHODS, Federation, Method, find_method, make_settings, register
+from .base import METHODS, Federation, Method, find_method, make_method, make_settings, register
 
-__all__ = ["METHODS", "Federation", "Method", "Task", "find_method", "make_settings", "register"]
+__all__ = [
+    "METHODS",
+    "Federation",
+    "Method",
+    "Task",
+    "find_method",
+    "make_method",
+    "make_settings",
+    "register",
+]

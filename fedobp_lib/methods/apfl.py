@@ -29,14 +29,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..clients import TRAIN
+from ..data.clients import TRAIN
 from ..errors import UserError
-from ..tasks import Gradient, Task
+from ..training.tasks import Gradient, Task
 from .base import Federation, Method, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class APFLSettings:
     """Hyperparameters of APFL.
 
     Attributes:
@@ -92,9 +92,9 @@ class APFL(Method):
 
     title = "APFL"
     source = "Deng, Kamani and Mahdavi 2020, arXiv 2003.13461"
-    Settings = Settings
+    Settings = APFLSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: APFLSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.state["own"] = self.bank()
         self.state["alpha"] = torch.full_like(self.state["own"][:, 0], self.settings.alpha)

@@ -14,18 +14,18 @@ that a method remembers changes in `finish` and lives in `state`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..clients import TRAIN, ClientData
+from ..data.clients import TRAIN, ClientData
 from ..errors import UserError, unknown
-from ..parameters import ParameterLayout
-from ..tasks import Task
-from ..training import Trainer
+from ..models.parameters import ParameterLayout
+from ..training.tasks import Task
+from ..training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,13 @@ class Method:
 
 
 METHODS: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=Method)
 
 
-def register(name: str):
+def register(name: str) -> Callable[[type[M]], type[M]]:
     """Class decorator: make a method known under `name`."""
 
-    def add(cls: type[Method]) -> type[Method]:
+    def add(cls: type[M]) -> type[M]:
         cls.name = name
         METHODS[name] = cls
         return cls
@@ -154,6 +155,21 @@ def find_method(name: str) -> type[Method]:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def make_method(name: str, federation: Federation, settings: Mapping[str, Any]) -> Method:
+    """A registered method at the beginning of a run.
+
+    Args:
+        name: of the method.
+        federation: what it works with.
+        settings: its hyperparameters by name.
+
+    Raises:
+        UserError: no such method or setting.
+    """
+    method = find_method(name)
+    return method(federation, make_settings(method, settings))
 
 
 def make_settings(method: type[Method], values: Mapping[str, Any]) -> Any:

@@ -28,14 +28,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..clients import LEARN
+from ..data.clients import LEARN
 from ..errors import UserError
-from ..tasks import Task
+from ..training.tasks import Task
 from .base import Federation, Method, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedALASettings:
     """Hyperparameters of FedALA.
 
     Attributes:
@@ -88,9 +88,9 @@ class FedALA(Method):
 
     title = "FedALA"
     source = "Zhang et al. 2023, arXiv 2212.01197"
-    Settings = Settings
+    Settings = FedALASettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedALASettings | None = None) -> None:
         super().__init__(federation, settings)
         layout, layers = federation.layout, list(federation.layout.layers.values())
         if self.settings.layers > len(layers):

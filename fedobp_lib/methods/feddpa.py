@@ -31,17 +31,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clients import TRAIN, stream
+from ..data.clients import TRAIN, stream
 from ..decoupling import merge, personal_mask, threshold
 from ..errors import UserError, unknown
-from ..tasks import Gradient, Task
+from ..training.tasks import Gradient, Task
 from .base import Federation, Method, register
 
 RULES = ("value", "quantile")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedDPASettings:
     """Hyperparameters of FedDPA; the defaults are those of the authors' code.
 
     Attributes:
@@ -91,7 +91,7 @@ class PersonalThenShared(Task):
     """
 
     def __init__(
-        self, sizes: list[int], settings: Settings, variables: Tensor, **given: Tensor
+        self, sizes: list[int], settings: FedDPASettings, variables: Tensor, **given: Tensor
     ) -> None:
         super().__init__(variables, **given)
         self.sizes, self.settings = sizes, settings
@@ -127,9 +127,9 @@ class FedDPA(Method):
 
     title = "FedDPA"
     source = "Yang, Huang, Ye 2023, NeurIPS; code xiyuanyang45/DynamicPFL"
-    Settings = Settings
+    Settings = FedDPASettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedDPASettings | None = None) -> None:
         super().__init__(federation, settings)
         layout = federation.layout
         spans = [s for s in layout.spans.values() if s.start < layout.parameters]

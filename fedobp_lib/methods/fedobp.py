@@ -18,19 +18,12 @@ from torch import Tensor
 
 from ..decoupling import QUANTILE_RULES, merge, personal_mask, threshold
 from ..errors import UserError, unknown
-from ..scoring import (
-    NORMALIZATIONS,
-    SCORES,
-    fisher_score,
-    gradient_score,
-    normalize,
-    obp_score,
-)
+from ..scoring import NORMALIZATIONS, SCORES, fisher_score, gradient_score, normalize, obp_score
 from .base import Federation, Method, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedOBPSettings:
     """Hyperparameters of FedOBP.
 
     Attributes:
@@ -66,9 +59,9 @@ class FedOBP(Method):
 
     title = "FedOBP"
     source = "the reproduced paper; arXiv 2604.16574"
-    Settings = Settings
+    Settings = FedOBPSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedOBPSettings | None = None) -> None:
         super().__init__(federation, settings)
         quantile, rule = self.settings.quantile, self.settings.quantile_rule
         self.quantile = federation.quantile if quantile is None else quantile

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .base import Federation, Method, column_mask, register
@@ -14,7 +16,7 @@ class FedPer(Method):
     title = "FedPer"
     source = "Arivazhagan et al. 2019, arXiv 1912.00818"
 
-    def __init__(self, federation: Federation, settings=None) -> None:
+    def __init__(self, federation: Federation, settings: Any = None) -> None:
         super().__init__(federation, settings)
         self.columns = federation.layout.layers["classifier"]
         self.mask = column_mask(federation.layout, "classifier", device=federation.initial.device)

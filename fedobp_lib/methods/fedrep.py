@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..tasks import Task
+from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedRepSettings:
     """Hyperparameters of FedRep.
 
     Attributes:
@@ -74,9 +74,9 @@ class FedRep(Method):
 
     title = "FedRep"
     source = "Collins et al. 2021, arXiv 2102.07078"
-    Settings = Settings
+    Settings = FedRepSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedRepSettings | None = None) -> None:
         super().__init__(federation, settings)
         layout = federation.layout
         self.columns = layout.layers["classifier"]

@@ -28,15 +28,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..clients import TRAIN
+from ..data.clients import TRAIN
 from ..decoupling import merge
 from ..errors import UserError
-from ..tasks import Task
+from ..training.tasks import Task
 from .base import Federation, Method, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedSelectSettings:
     """Hyperparameters of FedSelect.
 
     Attributes:
@@ -86,9 +86,9 @@ class FedSelect(Method):
 
     title = "FedSelect"
     source = "Tamirisa et al. 2024, arXiv 2404.02478"
-    Settings = Settings
+    Settings = FedSelectSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedSelectSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.state["local"] = self.bank()
         columns = slice(0, federation.layout.parameters)

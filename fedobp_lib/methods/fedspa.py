@@ -30,17 +30,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clients import INIT, stream
+from ..data.clients import INIT, stream
 from ..errors import UserError, unknown
-from ..parameters import ParameterLayout
-from ..tasks import Task
+from ..models.parameters import ParameterLayout
+from ..training.tasks import Task
 from .base import Federation, Method, register
 
 AVERAGES = ("holders", "cohort")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FedSpaSettings:
     """Hyperparameters of FedSpa; the defaults are those of DisPFL's code.
 
     Attributes:
@@ -108,9 +108,9 @@ class FedSpa(Method):
 
     title = "FedSpa"
     source = "Huang et al. 2022, arXiv 2201.11380"
-    Settings = Settings
+    Settings = FedSpaSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FedSpaSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.counts = erk_counts(federation.layout, self.settings.density)
         clients = federation.data.clients

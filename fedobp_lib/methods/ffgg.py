@@ -32,16 +32,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clients import TRAIN
+from ..data.clients import TRAIN
 from ..errors import UserError, unknown
-from ..tasks import Task
+from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
 
 VARIANTS = ("steps", "gradient")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FFGGSettings:
     """Hyperparameters of FFGG; all defaults are ours.
 
     Attributes:
@@ -83,9 +83,9 @@ class FFGG(Method):
 
     title = "FFGG"
     source = "Mishchenko et al. 2023, arXiv 2305.18285 (TMLR 2025)"
-    Settings = Settings
+    Settings = FFGGSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FFGGSettings | None = None) -> None:
         super().__init__(federation, settings)
         layout = federation.layout
         layers = [layer.strip() for layer in self.settings.local.split(",")]

@@ -32,16 +32,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clients import INIT, stream
+from ..data.clients import INIT, stream
 from ..errors import UserError
-from ..parameters import ParameterLayout
-from ..simplex import project
-from ..tasks import Gradient, Task
+from ..models.parameters import ParameterLayout
+from ..training.tasks import Gradient, Task
 from .base import Federation, Method, register
+from .simplex import project
 
 
 @dataclass(frozen=True)
-class Settings:
+class FlocoSettings:
     """Hyperparameters of FLOCO; the defaults are those of the authors' Flower baseline.
 
     Attributes:
@@ -110,9 +110,9 @@ class Floco(Method):
 
     title = "FLOCO"
     source = "Grinwald, Wiesner, Nakajima 2024, arXiv 2403.03333; Flower's baselines/floco"
-    Settings = Settings
+    Settings = FlocoSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FlocoSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.tau = self.settings.tau or max(2, federation.rounds // 2)
         layout, initial, data = federation.layout, federation.initial, federation.data

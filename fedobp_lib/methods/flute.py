@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..tasks import Gradient, Task
+from ..training.tasks import Gradient, Task
 from .base import Federation, Method, column_mask, register
 
 
 @dataclass(frozen=True)
-class Settings:
+class FluteSettings:
     """Hyperparameters of FLUTE; the values are those of the authors' code.
 
     Attributes:
@@ -85,7 +85,12 @@ class RegularizedTask(Task):
     """Head first, then all, under the three regularizers."""
 
     def __init__(
-        self, variables: Tensor, target: Tensor, head: Tensor, weight: slice, settings: Settings
+        self,
+        variables: Tensor,
+        target: Tensor,
+        head: Tensor,
+        weight: slice,
+        settings: FluteSettings,
     ) -> None:
         super().__init__(variables, target=target)
         self.head = head
@@ -120,9 +125,9 @@ class Flute(Method):
 
     title = "FLUTE"
     source = "Liu, Shen and Yang 2024, arXiv 2406.04596"
-    Settings = Settings
+    Settings = FluteSettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: FluteSettings | None = None) -> None:
         super().__init__(federation, settings)
         layout, device = federation.layout, federation.initial.device
         self.columns = layout.layers["classifier"]

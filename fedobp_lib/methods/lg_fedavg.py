@@ -16,6 +16,8 @@ convolution global and all above it local.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .base import Federation, Method, column_mask, register
@@ -28,7 +30,7 @@ class LGFedAvg(Method):
     title = "LG-FedAvg"
     source = "Liang et al. 2020, arXiv 2001.01523"
 
-    def __init__(self, federation: Federation, settings=None) -> None:
+    def __init__(self, federation: Federation, settings: Any = None) -> None:
         super().__init__(federation, settings)
         layout = federation.layout
         self.columns = layout.layers["classifier"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ class LocalOnly(Method):
     title = "Local-Only"
     source = "baseline of the FedOBP paper, Section 4.1"
 
-    def __init__(self, federation: Federation, settings=None) -> None:
+    def __init__(self, federation: Federation, settings: Any = None) -> None:
         super().__init__(federation, settings)
         self.state["local"] = self.bank()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..clients import TRAIN
+from ..data.clients import TRAIN
 from .base import Method, register
 
 

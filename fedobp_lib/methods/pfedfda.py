@@ -31,18 +31,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..clients import INIT, TRAIN, stream
+from ..data.clients import INIT, TRAIN, stream
 from ..errors import UserError, unknown
-from ..gaussians import Estimator, lda
-from ..parallel import each_on_one_thread
-from ..tasks import Task
+from ..training.parallel import map_on_threads
+from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
+from .gaussians import Estimator, lda
 
 MEAN_WEIGHTS = ("samples", "classes")
 
 
 @dataclass(frozen=True)
-class Settings:
+class PFedFDASettings:
     """Hyperparameters of pFedFDA; the values are those of the authors' code.
 
     Attributes:
@@ -89,9 +89,9 @@ class PFedFDA(Method):
 
     title = "pFedFDA"
     source = "McLaughlin and Su 2024, arXiv 2411.00329"
-    Settings = Settings
+    Settings = PFedFDASettings
 
-    def __init__(self, federation: Federation, settings: Settings | None = None) -> None:
+    def __init__(self, federation: Federation, settings: PFedFDASettings | None = None) -> None:
         super().__init__(federation, settings)
         layout, data, device = federation.layout, federation.data, federation.initial.device
         self.weight, self.bias = (layout.spans[f"classifier.{n}"] for n in ("weight", "bias"))
@@ -173,7 +173,7 @@ class PFedFDA(Method):
             return torch.cat([part.flatten() for part in parts])
 
         threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
-        statistics = each_on_one_thread(
+        statistics = map_on_threads(
             lambda pair: interpolated(*pair), zip(numbers, features, strict=True), threads
         )
         return torch.cat([rows, torch.stack(statistics).float()], 1)

@@ -1,0 +1,80 @@
+"""From a configuration to a federation: who has which data, the model, and what trains it."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import ResolvedConfig
+from .data.clients import INIT, ClientData, stream
+from .data.images import ImageData
+from .data.partition import Partition, dirichlet_partition
+from .methods import Federation
+from .models.networks import build_model
+from .models.parameters import ParameterLayout
+from .paper.protocols import PROTOCOLS
+from .paper.published import table5_quantile
+from .training.backends import make_backend
+from .training.trainer import Backend, LocalSettings, Trainer
+
+
+def build_federation(
+    config: ResolvedConfig,
+    data: ImageData,
+    device: torch.device | str = "cpu",
+    partition: Partition | None = None,
+    backend: str | Backend = "auto",
+) -> Federation:
+    """Everything that a method works with, built from the run's settings.
+
+    Args:
+        config: the run.
+        data: its data set.
+        device: where to compute.
+        partition: the split; None: the one `config` describes.
+        backend: `loop`, `batched` or `auto`: loop on a CPU, batched on a GPU; or one that is
+            there already.
+
+    Raises:
+        UserError: the configuration does not fit the data, or the back-end is unknown.
+    """
+    device = torch.device(device)
+    if partition is None:
+        partition = make_partition(config, data)
+    mean, std = data.normalization(config.pixels)
+    client_data = ClientData(
+        *data.on(device), partition, mean, std, data.classes, device, config.seed
+    )
+    init_seed = int(stream(config.seed, INIT).integers(2**63))
+    model = build_model(config.model, data.shape, data.classes, init_seed, config.pretrained)
+    layout = ParameterLayout.of(model)
+    initial = layout.flatten(model).to(device)
+    if isinstance(backend, str):
+        backend = make_backend(backend, model, layout, device, config.precision)
+    settings = LocalSettings(config.local_epochs, config.batch_size, config.lr, config.momentum)
+    return Federation(
+        initial=initial,
+        layout=layout,
+        data=client_data,
+        trainer=Trainer(backend, client_data, settings),
+        quantile_rule=PROTOCOLS[config.protocol]["quantile_rule"],
+        quantile=table5_quantile(config.dataset, config.alpha),
+        rounds=config.rounds,
+    )
+
+
+def make_partition(config: ResolvedConfig, data: ImageData) -> Partition:
+    """The split that a configuration asks for, drawn or from a file.
+
+    Raises:
+        UserError: it does not fit the data set.
+    """
+    if config.split is not None:
+        return config.split.check(len(data.labels), f"partition file {config.partition!r}")
+    return dirichlet_partition(
+        data.labels,
+        config.clients,
+        config.alpha,
+        config.partition_seed,
+        config.test_share,
+        config.min_samples,
+    )

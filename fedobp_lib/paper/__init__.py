@@ -1,0 +1,1 @@
+"""Facts about the paper: what it prints, its two protocols, where the kit departs from it."""

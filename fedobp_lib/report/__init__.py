@@ -1,0 +1,1 @@
+"""From runs to figures and pages: `reproduce` executes the notebooks, `page` is the HTML report."""

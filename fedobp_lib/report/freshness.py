@@ -1,0 +1,80 @@
+"""Whether an executed notebook is up to date, so that `fedobp reproduce` need not execute it again.
+
+An executed notebook carries a stamp: a hash of all that decided its outputs, and the hashes of
+the files that it wrote. It is up to date while both still hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+KEY = "fedobp"
+
+
+def stamp(notebook: Path, parameters: dict[str, Any], run_ids: Iterable[str], data: Path) -> str:
+    """A hash of a notebook's source, parameters and runs, the library, and the data files there.
+
+    Args:
+        notebook: the file that is executed.
+        parameters: what it is given, ready for JSON.
+        run_ids: names of the runs that it shows.
+        data: folder of the data sets; names and sizes count.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    package = Path(__file__).parents[1]
+    sources = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".j2"))
+    for path in [notebook, *sorted(sources)]:
+        digest.update(path.read_bytes())
+    here = sorted((path.name, path.stat().st_size) for path in data.glob("*.npz"))
+    digest.update(json.dumps([parameters, sorted(run_ids), here], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def written_since(folder: Path, before: dict[str, int]) -> dict[str, str]:
+    """Names and hashes of the files of a folder that are new or newer than `before`.
+
+    Args:
+        before: what `times` gave.
+    """
+    now = times(folder)
+    names = sorted(name for name, time in now.items() if before.get(name) != time)
+    return {name: _hash(folder / name) for name in names}
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of a folder was last written, in nanoseconds; empty if there is none."""
+    if not folder.is_dir():
+        return {}
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+
+
+def mark(executed: Path, mark: str, files: dict[str, str]) -> None:
+    """Write the stamp into an executed notebook."""
+    notebook = json.loads(executed.read_text())
+    notebook["metadata"][KEY] = {"stamp": mark, "files": files}
+    partial = executed.with_suffix(".partial")
+    partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, executed)
+
+
+def is_current(executed: Path, mark: str, folder: Path) -> bool:
+    """Whether an executed notebook has this stamp, and all files that it wrote are as they were.
+
+    Args:
+        folder: where it wrote them.
+    """
+    try:
+        kept = json.loads(executed.read_text())["metadata"][KEY]
+        files = kept["files"].items()
+        return kept["stamp"] == mark and all(_hash(folder / n) == digest for n, digest in files)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _hash(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

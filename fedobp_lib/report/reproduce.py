@@ -1,0 +1,196 @@
+"""`fedobp reproduce`: compute the runs, then execute the notebooks with papermill.
+
+The runs of all chosen notebooks come first, each once, in this process, under one progress bar
+that knows the time left; the notebooks then find them finished and only draw. A notebook executed
+by itself computes the runs it needs in the same way.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from .. import paths
+from ..config import RunConfig
+from ..errors import UserError
+from ..runs.experiments import EXPERIMENTS, find_experiment, parameters_of
+from ..runs.presets import PRESETS, grid
+from ..runs.sweeps import missing, run_all, run_ids
+from ..terminal import folded
+from ..training.backends import choose_device
+from . import figure_sources, freshness
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `fedobp reproduce` does.
+
+    Attributes:
+        preset: a name of `presets.PRESETS`.
+        notebooks: to execute, in order, with datasets, alphas, methods, seeds and rounds where
+            they are not the preset's.
+        runs: all that the notebooks need, each once, data set by data set.
+        runs_of: the same, notebook by notebook.
+    """
+
+    preset: str
+    notebooks: dict[Path, dict[str, Any]]
+    runs: list[RunConfig]
+    runs_of: dict[Path, list[RunConfig]]
+
+
+def find_notebooks(only: Sequence[str] | None = None) -> list[Path]:
+    """The numbered notebooks of the kit, in order.
+
+    Args:
+        only: numbers such as `02`; None: all.
+
+    Raises:
+        UserError: the notebooks are not there, or a number is unknown.
+    """
+    folder = paths.project_root() / "notebooks"
+    found = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise UserError("no notebooks here; run this inside a clone of the kit")
+    only = [number.zfill(2) for number in only or ()]
+    for number in only:
+        if number not in found:
+            raise UserError(f"no notebook {number!r}; there are {', '.join(found)}")
+    return [path for number, path in found.items() if not only or number in only]
+
+
+def choose(
+    preset: str = "quick",
+    tables: Sequence[int] | None = None,
+    figures: Sequence[int] | None = None,
+    only: Sequence[str] | None = None,
+    **parameters: Any,
+) -> Plan:
+    """The notebooks and runs behind tables and figures of the paper.
+
+    Several tables and figures of one notebook are executed together; their data sets and alphas
+    are those of `experiments.parameters_of`.
+
+    Args:
+        preset: a name of `presets.PRESETS`.
+        tables, figures: numbers, as the paper counts.
+        only: numbers of notebooks, executed whole; nothing named at all: every notebook.
+        parameters: datasets, alphas, methods, seeds, rounds; None: the table's or the preset's.
+
+    Raises:
+        UserError: unknown preset, method, notebook, table or figure.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    grid(preset, **given)  # checks them
+    named: dict[str, list[dict[str, Any]]] = {number.zfill(2): [] for number in only or ()}
+    whole = set(named)
+    for kind, numbers in (("table", tables), ("figure", figures)):
+        for experiment, part in (find_experiment(kind, number) for number in numbers or ()):
+            named.setdefault(experiment.notebook, []).append(part)
+    experiments = {experiment.notebook: experiment for experiment in EXPERIMENTS}
+    notebooks, runs_of = {}, {}
+    for path in find_notebooks(list(named)):
+        number = path.name[:2]
+        parts = [] if number in whole else named.get(number, [])
+        notebooks[path] = parameters_of(parts, preset, given)
+        # A notebook that somebody has added is no experiment of the paper.
+        runs = experiments[number].runs if number in experiments else None
+        if runs is not None:
+            runs_of[path] = runs(preset, **notebooks[path])
+    return Plan(preset, notebooks, each_once(list(chain(*runs_of.values()))), runs_of)
+
+
+def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Runs without repetition, those of a data set together so that it is read once."""
+    found = {repr(config.resolved()): config for config in configs}
+    order = {name: place for place, name in enumerate(dict.fromkeys(c.dataset for c in configs))}
+    return sorted(found.values(), key=lambda config: order[config.dataset])
+
+
+def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
+    """Compute what is missing and execute the notebooks; figures go to `figures/PRESET/`.
+
+    A notebook is left alone where neither it, its parameters and runs, the library nor the files
+    that it wrote have changed since it was executed.
+
+    Args:
+        plan: as `choose` makes it.
+        device: `auto`, `cpu` or `cuda`.
+        redraw: execute all notebooks.
+
+    Returns:
+        The folder of the executed notebooks.
+
+    Raises:
+        UserError: unknown data set or device.
+        papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
+    """
+    where = choose_device(device)  # a wrong name is told now, not by a notebook
+    if plan.runs:
+        todo = missing(plan.runs)
+        _say(_title(plan))
+        _say(f"{len(plan.runs)} runs: {len(plan.runs) - len(todo)} finished, "
+             f"{len(todo)} to compute")  # fmt: skip
+        run_all(todo, device)
+
+    figures = paths.figures_dir(plan.preset)
+    executed = paths.project_root() / "executed" / plan.preset
+    executed.mkdir(parents=True, exist_ok=True)
+    for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
+        values = {name.upper(): _plain(value) for name, value in chosen.items()}
+        parameters = {"PRESET": plan.preset, "DEVICE": device} | values
+        ids = run_ids(plan.runs_of.get(path, []))
+        mark = freshness.stamp(path, parameters, ids, paths.data_dir())
+        current = not redraw and freshness.is_current(executed / path.name, mark, figures)
+        told = "; up to date" if current else ""
+        _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}{told}")
+        if not current:
+            before = freshness.times(figures)
+            _execute(path, executed / path.name, parameters)
+            files = freshness.written_since(figures, before)
+            freshness.mark(executed / path.name, mark, files)
+        figure_sources.record(figures, path.name[:2], ids, None if current else where)
+    _say(f"figures and tables: {paths.shown(figures)}/")
+    _say(f"executed notebooks: {paths.shown(executed)}/")
+    return executed
+
+
+def _title(plan: Plan) -> str:
+    """The preset, and what it is for or how it was changed."""
+    changed = {
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}": None
+        for chosen in plan.notebooks.values()
+        for name, value in chosen.items()
+    }
+    if changed:
+        return folded(f"preset {plan.preset}, but {', '.join(changed)}")
+    return f"preset {plan.preset}: {PRESETS[plan.preset].purpose}"
+
+
+def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+
+    papermill.execute_notebook(
+        str(path),
+        str(out),
+        parameters=parameters,
+        kernel_name="python3",
+        cwd=str(paths.project_root()),
+        progress_bar={"file": sys.stderr, "ncols": 79},
+        # All outputs are here; a kernel with PyTorch takes a second to end by itself.
+        shutdown_kernel="immediate",
+        # Kernels warn at every start that they talk over the loopback interface.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

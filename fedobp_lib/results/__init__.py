@@ -1,0 +1,1 @@
+"""Tables and frames from finished runs; nothing here trains or draws."""

@@ -1,0 +1,159 @@
+"""FedOBP from inside: what one client would keep in the next round, and what that is worth.
+
+Everything here only looks at a simulation after some rounds; nothing in it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.clients import FINE_TUNE
+from ..decoupling import merge, personal_mask, threshold
+from ..errors import UserError
+from ..methods.fedobp import FedOBP
+from ..models.parameters import ParameterLayout
+from ..scoring import obp_score
+from ..simulation import Simulation
+from ..training.evaluation import evaluate
+
+
+def _fedobp(simulation: Simulation) -> FedOBP:
+    if not isinstance(simulation.method, FedOBP):
+        raise UserError(f"only FedOBP has importance scores, not {simulation.method.title}")
+    return simulation.method
+
+
+def merged_models(simulation: Simulation, q: float) -> Tensor:
+    """Every client's merged model at quantile q: (clients, size)."""
+    method, size = _fedobp(simulation), simulation.layout.parameters
+    local, global_params = method.state["local"], method.global_params
+    scores = obp_score(local[:, :size], global_params[:size])
+    return merge(personal_mask(scores, threshold(scores, q, method.rule)), local, global_params)
+
+
+def personal_by_layer(layout: ParameterLayout, personal: Tensor) -> pd.DataFrame:
+    """How the personal parameters of a client, bool (P,), are spread over the layers.
+
+    Columns: layer, parameters, personal, share of all personal (percent; NaN where none is).
+    """
+    rows = [
+        (layer, columns.stop - columns.start, int(personal[columns].sum()))
+        for layer, columns in layout.layers.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["layer", "parameters", "personal"])
+    total = frame["personal"].sum()
+    share = 100 * frame["personal"] / total if total else np.nan
+    return frame.assign(**{"share of all personal, %": share}).round(1)
+
+
+def compare_models(simulation: Simulation, client: int) -> pd.DataFrame:
+    """Accuracy before local training of the global, the merged and the client's own model.
+
+    A row a model; columns: this client, and all clients pooled, in percent.
+    """
+    method = _fedobp(simulation)
+    local = method.state["local"]
+    models = {
+        "global model": method.global_params.expand_as(local),
+        f"merged, q = {method.quantile}": merged_models(simulation, method.quantile),
+        "own last model": local,
+    }
+    rows = {}
+    for name, model in models.items():
+        scores = evaluate(simulation.trainer, model, range(len(local)))
+        rows[name] = {
+            f"client {client}": scores.accuracy[client].item(),
+            "all, pooled": scores.summary()["pooled"][0],
+        }
+    frame = pd.DataFrame(rows).T.rename_axis("accuracy before local training, %")
+    return frame.round(2).reset_index()
+
+
+def quantile_curve(simulation: Simulation, client: int, levels: Sequence[float]) -> pd.DataFrame:
+    """What other quantiles would make of the same trained models.
+
+    Columns: quantile, personal (parameters of this client), accuracy (of all clients, pooled,
+    before local training, percent).
+    """
+    method, size = _fedobp(simulation), simulation.layout.parameters
+    scores = obp_score(method.state["local"][client, :size], method.global_params[:size])
+    rows = []
+    for q in levels:
+        personal = int(personal_mask(scores, threshold(scores, q, method.rule)).sum())
+        tested = evaluate(
+            simulation.trainer, merged_models(simulation, q), range(simulation.data.clients)
+        )
+        rows.append([q, personal, tested.summary()["pooled"][0]])
+    return pd.DataFrame(rows, columns=["quantile", "personal", "accuracy"])
+
+
+def workflow_frame(simulation: Simulation, client: int) -> pd.DataFrame:
+    """The numbers of a client's next round, step by step (paper, Figure 1).
+
+    Columns: step (send, score, threshold, decouple, merge, train, upload, average), quantity,
+    value. Accuracies are the client's, in percent, of the merged model and of the same model
+    after local training.
+    """
+    method, layout, config = _fedobp(simulation), simulation.layout, simulation.config
+    one = torch.tensor([client], device=simulation.device)
+    size = layout.parameters
+    scores = obp_score(method.state["local"][client, :size], method.global_params[:size])
+    start, personal = method.start(one)
+    trained = method.train(start, one, FINE_TUNE)
+    before, after = (
+        evaluate(simulation.trainer, rows, [client]).accuracy.item() for rows in (start, trained)
+    )
+    kept = int(personal.sum())
+    by_layer = personal_by_layer(layout, personal[0])
+    cohort = config.cohort_size
+    rows = [
+        ("send", "round", simulation.round + 1),
+        ("send", "parameters", size),
+        ("score", "client", client),
+        ("score", "median", scores.median().item()),
+        ("score", "largest", scores.max().item()),
+        ("threshold", "quantile", method.quantile),
+        ("threshold", "tau", threshold(scores, method.quantile, method.rule).item()),
+        ("decouple", "personal", kept),
+        ("decouple", "global", size - kept),
+        *(("decouple", f"personal in {r.layer}", r.personal) for r in by_layer.itertuples()),
+        ("merge", "accuracy before", before),
+        ("train", "samples", int(simulation.data.train_counts[client])),
+        ("train", "epochs", config.local_epochs),
+        ("train", "accuracy after", after),
+        ("upload", "numbers", trained.shape[1]),
+        ("average", "clients", cohort),
+    ]
+    return pd.DataFrame(rows, columns=["step", "quantity", "value"]).astype({"value": float})
+
+
+def score_histogram(scores: np.ndarray, tau: float, layers: dict[str, slice]) -> pd.DataFrame:
+    """How one client's importance scores are distributed in each layer.
+
+    Args:
+        scores: (P,) importance of every parameter.
+        tau: the threshold; parameters above it are personal.
+        layers: columns of each layer.
+
+    Returns:
+        layer, low, high (of a bin; six a decade, down to a ten-billionth of the largest score),
+        parameters (in the bin), layer_parameters, layer_personal, layer_below (parameters whose
+        scores are smaller than any bin, or zero).
+    """
+    top = np.log10(scores.max()) if scores.max() > 0 else 0.0
+    edges = np.logspace(top - 10, top, 61)
+    edges[-1] = max(edges[-1], scores.max())  # rounding must not lose the largest
+    rows = []
+    for name, span in layers.items():
+        values = scores[span]
+        counts, _ = np.histogram(values, edges)
+        personal, below = int((values > tau).sum()), len(values) - int(counts.sum())
+        for low, high, count in zip(edges, edges[1:], counts, strict=False):
+            rows.append([name, low, high, count, len(values), personal, below])
+    columns = ["layer", "low", "high", "parameters", "layer_parameters", "layer_personal"]
+    return pd.DataFrame(rows, columns=[*columns, "layer_below"])

@@ -1,0 +1,120 @@
+"""From finished runs to the accuracy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..methods import METHODS
+from ..paper.published import published_accuracy
+from ..runs.store import RunResult
+from ..training.evaluation import AVERAGES
+
+FINE_TUNED = "FedAvg + fine-tuning"
+
+
+def accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
+    """One row a run and kind of accuracy over all clients, in percent.
+
+    Columns: dataset, alpha, method, title, seed, stage, average, best (of the evaluated
+    rounds), last, run_id.
+    """
+    rows = []
+    for result in results:
+        config, history = result.config, result.history
+        history = history[history["scope"] == "all"]
+        for (stage, average), group in history.groupby(["stage", "average"], sort=False):
+            rows.append(
+                {
+                    "dataset": config.dataset,
+                    "alpha": config.alpha,
+                    "method": config.method,
+                    "title": METHODS[config.method].title,
+                    "seed": config.seed,
+                    "stage": stage,
+                    "average": average,
+                    "best": group["accuracy"].max(),
+                    "last": group["accuracy"].iloc[-1],
+                    "run_id": result.run_id,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def accuracy_table(
+    results: Sequence[RunResult],
+    stage: str = "before",
+    average: str = "pooled",
+    which: str = "best",
+) -> pd.DataFrame:
+    """Mean and standard deviation over seeds, beside the published numbers.
+
+    FedAvg after local training is a row of its own, and so is every method given.
+
+    Args:
+        results: finished runs.
+        stage, average: see `fedobp_lib.training.evaluation`.
+        which: `best` of the evaluated rounds (the published tables' metric) or `last`. The
+            fine-tuned row is measured in the last round only, unless the runs were told
+            otherwise.
+
+    Returns:
+        Columns: dataset, alpha, method, title, stage, average, which, mean, std (NaN for a single
+        seed), seeds, published_mean, published_std (NaN where the paper has none), sorted by mean.
+    """
+    if average not in AVERAGES:
+        raise ValueError(f"average must be one of {AVERAGES}")
+    tidy = accuracies(results)
+    chosen = tidy[(tidy["stage"] == stage) & (tidy["average"] == average)]
+    if stage == "before":
+        tuned = tidy[
+            (tidy["stage"] == "after") & (tidy["average"] == average) & (tidy["method"] == "fedavg")
+        ].assign(method="fedavg-fine-tuned", title=FINE_TUNED)
+        chosen = pd.concat([chosen, tuned])
+    keys = ["dataset", "alpha", "method", "title"]
+    table = (
+        chosen.groupby(keys, sort=False)[which]
+        .agg(mean="mean", std="std", seeds="count")
+        .reset_index()
+    )
+    published = published_accuracy().rename(
+        columns={
+            "accuracy_mean_percent": "published_mean",
+            "accuracy_std_percent": "published_std",
+        }
+    )
+    table = table.merge(
+        published.drop(columns="table"), on=["dataset", "alpha", "method"], how="left"
+    )
+    tuned = table["method"] == "fedavg-fine-tuned"
+    table.insert(4, "stage", np.where(tuned, "after", stage))
+    table.insert(5, "average", average)
+    table.insert(6, "which", which)
+    return table.sort_values(["dataset", "alpha", "mean"], ignore_index=True)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as people read it: a row a method, `mean (std)` a cell, best method last.
+
+    A column of published numbers stands beside every column that has any.
+    """
+    order = table.groupby("title")["mean"].mean().sort_values().index
+    columns = {}
+    for (dataset, alpha), cell in table.groupby(["dataset", "alpha"], sort=False):
+        cell = cell.set_index("title")
+        name = f"{dataset}, alpha {alpha}"
+        columns[name] = _cells(cell["mean"], cell["std"])
+        if cell["published_mean"].notna().any():
+            columns[f"{name}, published"] = _cells(cell["published_mean"], cell["published_std"])
+    return pd.DataFrame(columns, index=order).fillna("-").rename_axis("accuracy in percent")
+
+
+def _cells(means: pd.Series, stds: pd.Series) -> pd.Series:
+    def text(mean: float, std: float) -> str:
+        if np.isnan(mean):
+            return "-"
+        return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ({std:.2f})"
+
+    return pd.Series({title: text(means[title], stds[title]) for title in means.index})

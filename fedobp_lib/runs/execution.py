@@ -1,0 +1,178 @@
+"""Computing a run: once, under a lock, with checkpoints, continued after an interruption."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from .. import paths
+from ..config import RESULTS_VERSION, RunConfig
+from ..data.images import ImageData
+from ..progress import progress_bar
+from ..simulation import Simulation, simulate
+from ..training.backends import choose_device
+from ..training.evaluation import AVERAGES
+from ..training.trainer import Backend
+from .files import cannot_write, write, write_csv, write_json
+from .provenance import provenance
+from .store import RunResult, is_finished, load_data, run_id
+
+CHECKPOINT_SECONDS = 60.0
+
+
+def run(
+    config: RunConfig,
+    *,
+    device: str = "auto",
+    backend: str | Backend = "auto",
+    directory: str | Path | None = None,
+    progress: bool | None = None,
+    on_round: Callable[[Simulation], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> RunResult:
+    """Return the run of a configuration; compute or continue it only if it is not finished.
+
+    Args:
+        config: what to run.
+        device: `auto`, `cpu` or `cuda`.
+        backend: `auto`, `loop` or `batched`, or one shared with other runs; like the device it
+            changes results by rounding only.
+        directory: folder of all runs; None: `paths.runs_dir()`.
+        progress: show a bar; None: in a terminal or a notebook.
+        on_round: called after every round, and once at the start of a continued run.
+        checkpoint_seconds: least time between two checkpoints.
+
+    Raises:
+        UserError: the configuration cannot be run, or the folder cannot be written.
+    """
+    config = config.resolved()
+    data = load_data(config.dataset)
+    home = Path(directory) if directory is not None else paths.runs_dir()
+    folder = home / run_id(config, data)
+    if is_finished(folder):
+        return RunResult(folder)
+
+    where = choose_device(device)
+    simulation = simulate(config, data, where, backend=backend)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _tell(f"run {folder.name} is being computed by another process; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with lock:
+        if not is_finished(folder):
+            _compute(simulation, data, folder, progress, on_round, checkpoint_seconds)
+    return RunResult(folder)
+
+
+def _compute(
+    simulation: Simulation,
+    data: ImageData,
+    folder: Path,
+    progress: bool | None,
+    on_round: Callable[[Simulation], None] | None,
+    checkpoint_seconds: float,
+) -> None:
+    config = simulation.config
+    write_json(
+        folder / "config.json",
+        {
+            "config": asdict(config),
+            "data": data.fingerprint,
+            "partition": simulation.data.partition.fingerprint,
+            "results_version": RESULTS_VERSION,
+        },
+    )
+    checkpoint = folder / "checkpoint.pt"
+    _restore(simulation, checkpoint)
+    if on_round and simulation.round:
+        on_round(simulation)
+    bar = progress_bar(config.rounds, progress, done=simulation.round)
+    bar.set_description(f"{config.method} on {config.dataset}")
+    saved = time.monotonic()
+    with bar:
+        try:
+            while not simulation.done:
+                simulation.step()
+                bar.update()
+                if on_round:
+                    on_round(simulation)
+                if time.monotonic() - saved >= checkpoint_seconds and not simulation.done:
+                    _save_checkpoint(simulation, checkpoint)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            # The interrupt may have come in the middle of a round: the last checkpoint stays.
+            bar.close()
+            _tell(
+                f"interrupted in round {simulation.round} of {config.rounds}; "
+                "the same command continues from the last checkpoint"
+            )
+            raise
+    _save_result(simulation, folder)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _save_checkpoint(simulation: Simulation, path: Path) -> None:
+    """A checkpoint that cannot be written costs a warning, not the run."""
+    try:
+        write(path, lambda file: torch.save(simulation.state(), file))
+    except OSError as error:
+        _tell(f"warning: no checkpoint written ({error.strerror}); the run goes on")
+
+
+def _restore(simulation: Simulation, path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        state = torch.load(path, map_location=simulation.device, weights_only=True)
+        simulation.load_state(state)
+    except Exception as error:
+        _tell(f"warning: the checkpoint cannot be read ({type(error).__name__}); starting over")
+
+
+def _save_result(simulation: Simulation, folder: Path) -> None:
+    try:
+        write_csv(folder / "history.csv", simulation.history_frame())
+        write_csv(folder / "layers.csv", simulation.layers_frame())
+        write_csv(folder / "clients.csv", simulation.clients_frame())
+        write_json(folder / "summary.json", _summary(simulation, folder.name))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _summary(simulation: Simulation, name: str) -> dict[str, Any]:
+    config, seconds = simulation.config, simulation.seconds
+    last = [row for row in simulation.layers if row[0] == config.rounds]
+    final = {
+        stage: {average: scores.summary()[average][0] for average in AVERAGES}
+        for stage, scores in simulation.final.items()
+    }
+    return {
+        "run_id": name,
+        "method": config.method,
+        "dataset": config.dataset,
+        "rounds": config.rounds,
+        "final": final,
+        "personalized_parameters": sum(row[3] for row in last),
+        "parameters": simulation.layout.parameters,
+        "seconds_total": seconds["rounds"] + seconds["evaluation"],
+        "seconds_per_round": seconds["rounds"] / config.rounds,
+        "seconds_evaluation": seconds["evaluation"],
+        "provenance": provenance(simulation.device),
+    }
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)

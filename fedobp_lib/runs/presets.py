@@ -1,0 +1,117 @@
+"""The sizes of all experiments, and grids of runs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import UserError, unknown
+from ..methods import METHODS, find_method
+
+PAPER_DATASETS = (
+    "cifar10", "cifar100", "emnist", "svhn", "mnist", "fmnist", "medmnistA", "medmnistC",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of all experiments.
+
+    Attributes:
+        datasets, alphas, seeds: the grid.
+        settings: fields of `RunConfig` that differ from their defaults.
+        purpose: one line for people.
+    """
+
+    datasets: tuple[str, ...]
+    alphas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    purpose: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS = {
+    "smoke": Preset(
+        datasets=("digits",),
+        alphas=(0.1,),
+        seeds=(0,),
+        purpose="seconds; shows that everything runs, its numbers mean nothing",
+        settings={
+            "clients": 10,
+            "participation": 0.3,
+            "rounds": 4,
+            "local_epochs": 1,
+            "eval_every": 4,
+        },
+    ),
+    "quick": Preset(
+        datasets=("digits",),
+        alphas=(0.1,),
+        seeds=(0, 1),
+        purpose="minutes on a laptop; the embedded digits, 20 clients, 12 rounds",
+        settings={"rounds": 12},
+    ),
+    "paper": Preset(
+        datasets=PAPER_DATASETS,
+        alphas=(0.1, 0.5),
+        seeds=(0, 1, 2, 3),
+        purpose="the paper's setting; needs the data sets and, in practice, a GPU",
+    ),
+}
+
+
+def grid(
+    preset: str = "quick",
+    datasets: Sequence[str] | None = None,
+    alphas: Sequence[float] | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    rounds: int | None = None,
+) -> list[RunConfig]:
+    """The runs of an experiment: every method on every data set, alpha and seed.
+
+    A list may also be a single value or the text of a list, as `papermill -p` passes them.
+
+    Args:
+        preset: `smoke`, `quick` or `paper`; what is not given below is the preset's.
+        datasets, alphas, seeds: the grid.
+        methods: names; None: every registered method.
+        rounds: communication rounds.
+
+    Raises:
+        UserError: unknown preset or method, or text that is no list.
+    """
+    datasets, alphas, methods, seeds = map(listed, (datasets, alphas, methods, seeds))
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    base = PRESETS[preset]
+    settings = dict(base.settings)
+    if rounds is not None:
+        settings["rounds"] = rounds
+    for method in methods or ():
+        find_method(method)
+    return [
+        RunConfig(method=method, dataset=dataset, alpha=alpha, seed=seed, **settings)
+        for dataset, alpha, method, seed in product(
+            datasets or base.datasets,
+            alphas or base.alphas,
+            methods or list(METHODS),
+            base.seeds if seeds is None else seeds,
+        )
+    ]
+
+
+def listed(value: Any) -> list[Any] | None:
+    """What a parameter may be, as a list: None, a list, a range, one value, or a list's text."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            raise UserError(f"not a list: {value}") from None
+    if value is None:
+        return None
+    return list(value) if isinstance(value, list | tuple | range) else [value]

@@ -1,0 +1,55 @@
+"""Which code, versions and machine made a result."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Which code, versions and machine made a result."""
+    gpu = device.type == "cuda"
+    commit, dirty = _commit()
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "uncommitted_changes": dirty,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "device": torch.cuda.get_device_name(device) if gpu else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@lru_cache
+def _commit() -> tuple[str | None, bool | None]:
+    here = Path(__file__).parents[1]  # the package
+    try:
+        ask = ["git", "-C", str(here)]
+        commit = subprocess.check_output(
+            [*ask, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        )
+        changes = subprocess.check_output(
+            [*ask, "status", "--porcelain", "--", str(here)], text=True, stderr=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit.strip(), bool(changes.strip())
+
+
+@lru_cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,149 @@
+"""Runs on disk: computed once, continued after an interruption, never half-written.
+
+A run is the folder `runs/ID/`, where ID is a hash of the configuration, the data and the
+partition; the device does not count, since it changes results by rounding only. It holds
+
+    config.json    the resolved configuration and the fingerprints of data and partition
+    history.csv    round, stage, scope, average, accuracy (percent), loss (nats)
+    layers.csv     round, layer, parameters, personalized (mean count over the cohort)
+    clients.csv    every client after the last round
+    summary.json   final numbers, times and provenance; written last: it marks a finished run
+    checkpoint.pt  only while the run is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import paths
+from ..config import RESULTS_VERSION, ResolvedConfig
+from ..data.datasets import load
+from ..data.images import ImageData
+from ..errors import UserError
+from .files import read_json
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, read from its folder."""
+
+    directory: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.name
+
+    @cached_property
+    def config(self) -> ResolvedConfig:
+        """The resolved configuration."""
+        return ResolvedConfig(**read_json(self.directory / "config.json")["config"])
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Final numbers, times and provenance."""
+        return read_json(self.directory / "summary.json")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Tidy: round, stage, scope, average, accuracy (percent), loss (nats)."""
+        return pd.read_csv(self.directory / "history.csv")
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """Tidy: round, layer, parameters, personalized."""
+        return pd.read_csv(self.directory / "layers.csv")
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """One row a client after the last round."""
+        return pd.read_csv(self.directory / "clients.csv")
+
+    def accuracy(
+        self,
+        stage: str = "before",
+        scope: str = "all",
+        average: str = "pooled",
+        which: str = "last",
+    ) -> float:
+        """One accuracy in percent.
+
+        Args:
+            stage, scope, average: see `fedobp_lib.training.evaluation`.
+            which: `last` evaluated round, or `best` of the evaluated rounds (the metric of
+                the published tables).
+
+        Raises:
+            UserError: it was not evaluated.
+        """
+        rows = self.history.query("stage == @stage and scope == @scope and average == @average")
+        if rows.empty:
+            raise UserError(f"run {self.run_id} has no accuracy {stage}/{scope}/{average}")
+        return float(rows["accuracy"].max() if which == "best" else rows["accuracy"].iloc[-1])
+
+
+def run_id(config: ResolvedConfig, data: ImageData) -> str:
+    """Name of a run: 12 hex digits of a hash over all that decides its numbers."""
+    known = asdict(config)
+    if config.split is not None:
+        known["partition"] = config.split.fingerprint
+        # The file decides these.
+        for name in ("clients", "partition_seed", "test_share", "min_samples"):
+            known[name] = None
+    known["data"] = data.fingerprint
+    known["results_version"] = RESULTS_VERSION
+    text = json.dumps(known, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def load_data(name: str) -> ImageData:
+    """The data set, kept in memory for the next run on it."""
+    return load(name)
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "summary.json").is_file()
+
+
+def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
+    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies."""
+    home = Path(directory) if directory is not None else paths.runs_dir()
+    rows = []
+    for folder in sorted(home.glob("*/")) if home.is_dir() else []:
+        if not (folder / "config.json").is_file():
+            continue
+        config = read_json(folder / "config.json")["config"]
+        row = {"run_id": folder.name, "state": "partial"}
+        row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
+        if is_finished(folder):
+            final = read_json(folder / "summary.json")["final"]
+            row["state"] = "done"
+            for stage, numbers in final.items():
+                row[stage] = numbers["pooled"]
+        rows.append(row)
+    columns = ["run_id", "state", "method", "dataset", "alpha", "seed", "rounds"]
+    frame = pd.DataFrame(rows, columns=[*columns, "before", "after"])
+    return frame.sort_values(["dataset", "alpha", "method", "seed"], ignore_index=True)
+
+
+def find_run(run: str, directory: str | Path | None = None) -> RunResult:
+    """A finished run by its id or an unambiguous beginning of it.
+
+    Raises:
+        UserError: none or several match, or the run is unfinished.
+    """
+    home = Path(directory) if directory is not None else paths.runs_dir()
+    found = [f for f in sorted(home.glob(f"{run}*/")) if (f / "config.json").is_file()]
+    if len(found) != 1:
+        many = "no run" if not found else f"{len(found)} runs"
+        raise UserError(f"{many} in {paths.shown(home)} with an id that begins with {run!r}")
+    if not is_finished(found[0]):
+        raise UserError(f"run {found[0].name} is not finished")
+    return RunResult(found[0])

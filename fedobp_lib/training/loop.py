@@ -1,0 +1,286 @@
+"""The loop back-end: one client after another, the reference and the choice for a CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from ..models.networks import ImageModel
+from ..models.parameters import ParameterLayout
+from .fisher import sample_squares
+from .parallel import map_on_threads
+from .precision import autocast
+from .tasks import Task, sgd_step
+from .trainer import Job, LocalSettings, Question
+
+
+class Worker:
+    """A model that moves from row to row: its weights are views of a row of its own."""
+
+    def __init__(self, model: ImageModel, layout: ParameterLayout, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.parameters = list(self.model.parameters())
+        self.row = torch.empty(layout.size, device=device)
+        layout.bind(self.model, self.row)
+
+
+class LoopBackend:
+    """Train client by client, on a CPU with one worker a core.
+
+    A batch of 32 small images is too little work to share between cores, so each core takes a
+    client of its own.
+
+    Args:
+        model: supplies the forward pass; its own weights are not used.
+        layout: the layout of a row.
+        device: where to compute.
+        precision: `fp32` or `bf16` (autocast).
+    """
+
+    def __init__(
+        self,
+        model: ImageModel,
+        layout: ParameterLayout,
+        device: torch.device,
+        precision: str = "fp32",
+    ) -> None:
+        self.layout = layout
+        self.device = device
+        self.precision = precision
+        # Threads are counted here: another thread that calls may have its own number of them.
+        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._workers = [Worker(copy.deepcopy(model), layout, device)]
+        # Batch normalization cannot train on a single sample.
+        self._smallest_batch = 2 if layout.size > layout.parameters else 1
+
+    def fit(self, jobs: Sequence[Job]) -> list[Tensor]:
+        """See `Backend`."""
+        results = [torch.empty_like(job.task.variables).contiguous() for job in jobs]
+
+        def work(worker: Worker, j: int, k: int) -> None:
+            results[j][k] = self._fit_one(worker, jobs[j], k)
+
+        self._each(jobs, work)
+        return results
+
+    def gradient(self, questions: Sequence[Question], chunk: int = 512) -> list[Tensor]:
+        """See `Backend`."""
+        results = [q.rows.new_zeros(len(q.rows), self.layout.parameters) for q in questions]
+
+        def work(worker: Worker, j: int, k: int) -> None:
+            worker.row.copy_(questions[j].rows[k])
+            worker.model.eval()
+            images, labels = self._samples(questions[j], k)
+            views = list(self.layout.views(results[j][k]).values())
+            for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
+                with autocast(self.device, self.precision):
+                    loss = F.cross_entropy(worker.model(x), y, reduction="sum") / len(labels)
+                gradients = torch.autograd.grad(loss, worker.parameters)
+                for view, gradient in zip(views, gradients, strict=False):
+                    view.add_(gradient)
+
+        self._each(questions, work)
+        return results
+
+    def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
+        """See `Backend`."""
+        results = [q.rows.new_zeros(len(q.rows), self.layout.parameters) for q in questions]
+
+        def work(worker: Worker, j: int, k: int) -> None:
+            tensors = self.layout.views(questions[j].rows[k])
+            images, labels = self._samples(questions[j], k)
+            squares = sample_squares(worker.model.eval(), self.layout, self.precision)
+            for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
+                results[j][k] += squares(tensors, x, y, torch.ones(len(y), device=self.device))
+            results[j][k] /= len(labels)
+
+        self._each(questions, work)
+        return results
+
+    def features(self, questions: Sequence[Question], chunk: int = 512) -> list[list[Tensor]]:
+        """See `Backend`."""
+        results: list[list[Any]] = [[None] * len(q.clients) for q in questions]
+
+        @torch.no_grad()
+        def work(worker: Worker, j: int, k: int) -> None:
+            worker.row.copy_(questions[j].rows[k])
+            worker.model.eval()
+            images, _ = self._samples(questions[j], k)
+            with autocast(self.device, self.precision):
+                parts = [worker.model.features(x).float() for x in images.split(chunk)]
+            results[j][k] = torch.cat(parts)
+
+        self._each(questions, work)
+        return results
+
+    def test(self, questions: Sequence[Question], chunk: int = 512) -> list[tuple[Tensor, Tensor]]:
+        """See `Backend`."""
+        results = [
+            (
+                torch.zeros(len(q.rows), dtype=torch.int64, device=self.device),
+                torch.zeros(len(q.rows), dtype=torch.float64, device=self.device),
+            )
+            for q in questions
+        ]
+
+        @torch.no_grad()
+        def work(worker: Worker, j: int, k: int) -> None:
+            worker.row.copy_(questions[j].rows[k])
+            worker.model.eval()
+            correct, losses = results[j]
+            images, labels = self._samples(questions[j], k)
+            for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
+                with autocast(self.device, self.precision):
+                    logits = worker.model(x)
+                correct[k] += (logits.argmax(1) == y).sum()
+                losses[k] += F.cross_entropy(logits.float(), y, reduction="sum").double()
+
+        self._each(questions, work)
+        return results
+
+    def _samples(self, question: Question, k: int) -> tuple[Tensor, Tensor]:
+        index = question.data.of(question.part, question.clients[k])
+        return question.data.take(torch.from_numpy(index).to(self.device))
+
+    def _each(
+        self, parts: Sequence[Job | Question], work: Callable[[Worker, int, int], None]
+    ) -> None:
+        """Call `work(worker, j, k)` for client k of every part j.
+
+        On a CPU as many calls run at a time as PyTorch might use threads when this object was
+        made, each on one thread, the clients with most samples first; `work` must only write to
+        what belongs to its j and k.
+        """
+        places = [(j, k) for j, part in enumerate(parts) for k in range(len(part.clients))]
+        if self.device.type != "cpu":
+            for j, k in places:
+                work(self._workers[0], j, k)
+            return
+        count = min(self._threads, len(places))
+        while len(self._workers) < count:
+            model = copy.deepcopy(self._workers[0].model)
+            self._workers.append(Worker(model, self.layout, self.device))
+        free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers[:count]:
+            free.put(worker)
+
+        def one(place: tuple[int, int]) -> None:
+            worker = free.get()
+            try:
+                work(worker, *place)
+            finally:
+                free.put(worker)
+
+        places.sort(
+            key=lambda place: -parts[place[0]].data.samples(parts[place[0]].clients[place[1]])
+        )
+        map_on_threads(one, places, count)
+
+    def _fit_one(self, worker: Worker, job: Job, k: int) -> Tensor:
+        """The variables (D,) of client k after its epochs."""
+        settings, client = job.settings, job.clients[k]
+        task = job.task.take(torch.tensor([k], device=self.device))
+        update = (
+            _PlainStep(worker, task, settings)
+            if task.plain
+            else _Step(worker, task, settings, self.layout)
+        )
+        images, labels = job.data.train(client)
+        used = job.data.samples(client, settings.share)
+        images = images.permute(0, 2, 3, 1)  # contiguous again, so that rows gather fast
+        steps = -(-used // settings.batch_size)
+        place = (client, job.round_, job.purpose, settings.epochs)
+        draws = job.data.draws(*place, steps, task.draws, settings.skip).to(self.device)
+        worker.model.train()
+        for epoch, order in enumerate(job.data.orders(*place, settings.share, settings.skip)):
+            order = order.to(self.device)
+            shuffled = images[order].permute(0, 3, 1, 2)
+            batches = zip(
+                shuffled.split(settings.batch_size),
+                labels[order].split(settings.batch_size),
+                strict=True,
+            )
+            phase = task.phase(epoch, settings.epochs)
+            for number, (x, y) in enumerate(batches):
+                if len(y) < self._smallest_batch:
+                    continue
+
+                def gradients(x: Tensor = x, y: Tensor = y) -> tuple[Tensor, ...]:
+                    with autocast(self.device, self.precision):
+                        features = worker.model.features(x)
+                        loss = F.cross_entropy(worker.model.classifier(features), y)
+                    if task.feature_decay:
+                        loss = loss + task.feature_decay * features.float().square().sum()
+                    return torch.autograd.grad(loss, worker.parameters)
+
+                update(gradients, phase, draws[epoch, number][None])
+        return update.variables[0]
+
+
+class _PlainStep:
+    """SGD on the worker's own row."""
+
+    def __init__(self, worker: Worker, task: Task, settings: LocalSettings) -> None:
+        worker.row.copy_(task.variables[0])
+        self.variables = worker.row[None]
+        self._parameters: list[Tensor] = [*worker.parameters]
+        self._velocities: list[Tensor | None] = [None] * len(worker.parameters)
+        self._settings = settings
+
+    def __call__(self, gradients: Callable[[], tuple[Tensor, ...]], *_: object) -> None:
+        # The fused kernel updates every tensor in one pass over memory.
+        sgd(
+            self._parameters,
+            list(gradients()),
+            self._velocities,
+            fused=True,
+            weight_decay=0.0,
+            momentum=self._settings.momentum,
+            lr=self._settings.lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+
+class _Step:
+    """A step of any task."""
+
+    def __init__(
+        self, worker: Worker, task: Task, settings: LocalSettings, layout: ParameterLayout
+    ) -> None:
+        self.variables = task.variables.clone()
+        self._task = task
+        self._worker = worker
+        self._settings = settings
+        self._layout = layout
+        self._velocity = torch.zeros_like(self.variables)
+
+    def __call__(
+        self,
+        gradients: Callable[[], tuple[Tensor, ...]],
+        phase: object,
+        draw: Tensor,
+    ) -> None:
+        layout, row = self._layout, self._worker.row
+
+        def gradient(rows: Tensor) -> Tensor:
+            row.copy_(rows[0])
+            flat = torch.zeros_like(row)
+            for view, part in zip(layout.views(flat).values(), gradients(), strict=False):
+                view.copy_(part)
+            rows[0, layout.parameters :] = row[layout.parameters :]
+            return flat[None]
+
+        task, settings = self._task, self._settings
+        direction = task.direction(self.variables, task.given, phase, gradient, draw)
+        mask = task.mask(task.given, phase)
+        sgd_step(self.variables, self._velocity, direction, mask, settings.lr, settings.momentum)
+        task.project(self.variables, task.given)

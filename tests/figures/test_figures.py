@@ -1,0 +1,90 @@
+"""Tables and figures from finished runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.drawn import overlaps
+
+from fedobp_lib import figures, grid, run_all
+from fedobp_lib.federation import make_partition
+from fedobp_lib.methods import METHODS
+from fedobp_lib.paths import figures_dir
+from fedobp_lib.results.convergence import convergence_frame
+from fedobp_lib.results.tables import accuracy_table
+
+
+@pytest.fixture
+def results(tmp_path):
+    return run_all(grid("smoke", methods=["fedavg", "fedobp"], seeds=[0, 1], rounds=3))
+
+
+def test_figures_are_saved_alike_twice(results):
+    frame = convergence_frame(results)
+    written = []
+    for _ in range(2):
+        figures.save(figures.plot_convergence(frame), frame, "curves", "smoke")
+        folder = figures_dir("smoke")
+        written.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    assert set(written[0]) == {"curves.pdf", "curves.png", "curves.csv"}
+    assert written[0] == written[1]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "curves.csv"), frame)
+
+
+WHAT = {"dataset": "digits", "alpha": 0.1, "stage": "before", "scope": "cohort",
+        "average": "pooled"}  # fmt: skip
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    rounds = np.arange(1, 41)
+    lines = [
+        pd.DataFrame(
+            {
+                **WHAT, "method": f"method-{i}", "round": rounds, "mean": 90 + 0.01 * i,
+                "low": 60, "high": 91, "seeds": 1,
+            }
+        )
+        for i in range(figures.MANY)
+    ]  # fmt: skip
+    assert not overlaps(figures.plot_convergence(pd.concat(lines)))
+
+
+def test_every_other_plot_draws(results):
+    from fedobp_lib.data.datasets import load
+
+    config = grid("smoke")[0].resolved()
+    labels = load("digits").labels
+    drawn = [
+        figures.plot_accuracy(accuracy_table(results)),
+        figures.plot_partition(make_partition(config, load("digits")), labels, "split"),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        assert figure.axes
+
+
+def test_many_methods_get_a_panel_each():
+    """Best first, FedOBP's own panel in its colour, every curve where its frame says."""
+    rounds = np.arange(1, 6)
+    lines = []
+    for number, method in enumerate(list(METHODS)[: figures.MANY + 2]):
+        mean = 40.0 + number + rounds
+        lines.append(
+            pd.DataFrame({**WHAT, "method": method, "round": rounds,
+                          "mean": mean, "seeds": 2, "low": mean - 1, "high": mean + 1})
+        )  # fmt: skip
+    figure = figures.plot_convergence(pd.concat(lines))
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    shown = [title.split("  ")[0] for title in titles if title]
+    assert {axis.get_xlabel() for axis in figure.axes[len(shown) - 4 : len(shown)]} == {"round"}
+    told = [text.get_text() for block in figure.subfigs for text in block.texts]
+    assert any("clients of the round, pooled, before training" in text for text in told)
+    best_first = list(METHODS)[: figures.MANY + 2][::-1]
+    assert shown == [METHODS[method].title for method in best_first]
+    for axis, line in zip(figure.axes, lines[::-1], strict=False):
+        assert any(np.array_equal(drawn.get_ydata(), line["mean"]) for drawn in axis.get_lines()
+                   if drawn.get_linewidth() > 1.5)  # fmt: skip
+
+
+def test_plot_run_names_the_run(results):
+    figure = figures.plot_run(results[-1])
+    assert figure.axes[0].get_title(loc="left") == "fedobp on digits, α = 0.1, seed 1"

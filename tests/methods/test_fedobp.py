@@ -1,0 +1,154 @@
+"""FedOBP against a slow, literal version of Algorithm 1: one client at a time, plain loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedobp_lib.methods import METHODS, Federation, make_settings
+from fedobp_lib.models.networks import build_model
+
+COHORTS = [[0, 2], [1, 2], [0, 3], [2, 3]]
+
+
+@pytest.fixture
+def federation(small_data, small_trainer) -> Federation:
+    layout = small_trainer.layout
+    initial = layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=7))
+    return Federation(initial, layout, small_data, small_trainer, quantile=0.999)
+
+
+def play(method, cohorts=COHORTS):
+    """Rounds as the simulation runs them; returns what each client started from."""
+    starts = []
+    for number, cohort in enumerate(cohorts, 1):
+        clients = torch.tensor(cohort)
+        method.round = number
+        start, personal = method.start(clients)
+        starts.append((start.clone(), personal))
+        method.finish(clients, start, method.train(start, clients))
+    return starts
+
+
+def slow_average(federation, cohort, uploads):
+    """Eq. 2, parameter by parameter in numpy, weighted by training samples."""
+    sizes = [len(federation.data.partition.train(i)) for i in cohort]
+    total = np.zeros(len(uploads[0]))
+    for size, upload in zip(sizes, uploads, strict=True):
+        total += size / sum(sizes) * upload.double().numpy()
+    return torch.from_numpy(total).float()
+
+
+def check_rounds(federation, method, merge_one, averages=True):
+    """Play rounds beside a slow bookkeeping of what each client and the server hold.
+
+    `merge_one(local, global_)` is the paper's merge for one client.
+    """
+    global_ = federation.initial.clone()
+    local = {i: federation.initial.clone() for i in range(federation.data.clients)}
+    for number, cohort in enumerate(COHORTS, 1):
+        clients = torch.tensor(cohort)
+        method.round = number
+        start, _ = method.start(clients)
+        expected = torch.stack([merge_one(local[i], global_) for i in cohort])
+        assert torch.equal(start, expected)
+        trained = method.train(start, clients)
+        for k, i in enumerate(cohort):
+            alone = federation.trainer.fit(expected[k][None], [i], number)[0]
+            assert torch.equal(trained[k], alone)
+            local[i] = alone
+        method.finish(clients, start, trained)
+        if averages:
+            average = slow_average(federation, cohort, [local[i] for i in cohort])
+            torch.testing.assert_close(method.global_params, average, rtol=1e-5, atol=1e-7)
+            global_ = method.global_params.clone()
+    return local
+
+
+@pytest.mark.parametrize("q", [0.5, 0.999])
+def test_fedobp_is_algorithm_1(federation, q):
+    parameters = federation.layout.parameters
+
+    def merge_one(local, global_):
+        scores = ((local - global_) ** 2).double().numpy()
+        tau = np.quantile(scores, q)
+        return torch.where(torch.from_numpy(scores > tau), local, global_)
+
+    method = METHODS["fedobp"](federation, make_settings(METHODS["fedobp"], {"quantile": q}))
+    local = check_rounds(federation, method, merge_one)
+    start, personal = method.start(torch.tensor([2]))
+    assert abs(personal.sum() - (1 - q) * parameters) <= 10  # a few scores tie
+    assert torch.equal(start[0][personal[0]], local[2][personal[0]])
+    assert (start[0] != method.global_params).any()
+
+
+def test_fedobp_scores_a_new_client_against_the_initial_model(federation):
+    """Before its first round a client's local model is the initial one."""
+    method = METHODS["fedobp"](federation)
+    play(method, COHORTS[:1])
+    start, personal = method.start(torch.tensor([1]))
+    changed = (federation.initial - method.global_params) ** 2
+    assert personal.sum() == pytest.approx(0.001 * federation.layout.parameters, abs=1)
+    assert changed[personal[0]].min() >= changed[~personal[0]].max()
+    assert torch.equal(start[0][personal[0]], federation.initial[personal[0]])
+
+
+def test_fedobp_with_quantile_one_is_fedavg(federation):
+    everything_global = make_settings(METHODS["fedobp"], {"quantile": 1.0})
+    ours = METHODS["fedobp"](federation, everything_global)
+    fedavg = METHODS["fedavg"](federation)
+    for (a, personal), (b, none) in zip(play(ours), play(fedavg), strict=True):
+        assert torch.equal(a, b) and not personal.any() and none is None
+    assert torch.equal(ours.global_params, fedavg.global_params)
+
+
+def test_fedobp_with_quantile_zero_is_local_only(federation):
+    """The clients of a round start from their own models, all but the least score's parameter."""
+    everything_personal = make_settings(METHODS["fedobp"], {"quantile": 0.0})
+    ours = METHODS["fedobp"](federation, everything_personal)
+    alone = METHODS["local-only"](federation)
+    for (a, _), (b, _) in zip(play(ours), play(alone), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.state["local"], alone.state["local"], rtol=1e-4, atol=1e-6)
+    assert (ours.state["local"] - ours.global_params).abs().max() > 1e-3
+
+
+def test_gradient_score_waits_for_the_first_round(federation):
+    """Eq. 5 needs the last merged and the last trained model; then it ranks their difference."""
+    settings = make_settings(METHODS["fedobp"], {"score": "gradient", "quantile": 0.99})
+    method = METHODS["fedobp"](federation, settings)
+    starts = play(method, COHORTS[:2])
+    _, new = method.start(torch.tensor([3]))
+    assert not new.any()
+    start, personal = method.start(torch.tensor([2]))
+    update = (starts[1][0][1] - method.state["local"][2]).abs()
+    assert personal.sum() == pytest.approx(0.01 * federation.layout.parameters, abs=1)
+    assert update[personal[0]].min() >= update[~personal[0]].max()
+    assert torch.equal(start[0][personal[0]], method.state["local"][2][personal[0]])
+
+
+def test_fisher_score_ranks_the_squared_gradient_at_the_local_model(federation):
+    settings = make_settings(METHODS["fedobp"], {"score": "fisher", "quantile": 0.99})
+    method = METHODS["fedobp"](federation, settings)
+    play(method, COHORTS[:2])
+    _, personal = method.start(torch.tensor([2]))
+    gradient = federation.trainer.gradient(method.state["local"][2][None], [2])[0].abs()
+    assert personal.sum() == pytest.approx(0.01 * federation.layout.parameters, abs=1)
+    assert gradient[personal[0]].min() >= gradient[~personal[0]].max()
+
+
+def test_classifier_only_and_layer_normalization(federation):
+    layout = federation.layout
+    values = {"classifier_only": "true", "quantile": "0.9"}
+    method = METHODS["fedobp"](federation, make_settings(METHODS["fedobp"], values))
+    play(method, COHORTS[:1])
+    _, personal = method.start(torch.tensor([0]))
+    size = 513 * 3
+    assert personal[0, layout.layers["classifier"]].sum() == pytest.approx(0.1 * size, abs=1)
+    assert not personal[0, : layout.layers["classifier"].start].any()
+
+    values = {"normalization": "layer", "quantile": 0.9999}
+    method = METHODS["fedobp"](federation, make_settings(METHODS["fedobp"], values))
+    play(method, COHORTS[:1])
+    _, personal = method.start(torch.tensor([0]))
+    # Every layer's largest score is scaled to one, so every layer keeps at least one.
+    assert all(personal[0, columns].any() for columns in layout.layers.values())

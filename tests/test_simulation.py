@@ -1,0 +1,95 @@
+"""The rounds: what a run in memory records, and that nothing else decides it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedobp_lib import RunConfig, run
+from fedobp_lib.data.datasets import load
+
+TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
+
+
+def tiny(**changes) -> RunConfig:
+    return RunConfig(**(TINY | changes))
+
+
+def numbers(result) -> bytes:
+    return b"".join((result.directory / f"{n}.csv").read_bytes() for n in ("history", "layers"))
+
+
+def test_the_same_configuration_gives_the_same_history_byte_for_byte(tmp_path):
+    torch.manual_seed(1)
+    first = run(tiny(), directory=tmp_path / "a")
+    torch.manual_seed(2)
+    again = run(tiny(), directory=tmp_path / "b")
+    other = run(tiny(seed=1), directory=tmp_path / "a")
+    assert first.run_id == again.run_id != other.run_id
+    assert numbers(first) == numbers(again) != numbers(other)
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    two = run(tiny(), directory=tmp_path / "two")
+    try:
+        torch.set_num_threads(1)
+        one = run(tiny(), directory=tmp_path / "one")
+    finally:
+        torch.set_num_threads(2)
+    assert numbers(one) == numbers(two)
+
+
+def test_fedobp_learns_what_trivial_answers_do_not_know():
+    """Well above each client's majority class and above the class most frequent overall."""
+    config = RunConfig(clients=20, participation=0.2, rounds=15)
+    ours = run(config)
+    trivial = run(RunConfig(method="majority-class", clients=20, participation=0.2, rounds=1))
+    most_frequent = 100 * np.bincount(load("digits").labels).max() / 1797
+    assert trivial.accuracy() > 2 * most_frequent
+    for stage in ("before", "after"):
+        assert ours.accuracy(stage) > trivial.accuracy(stage) + 20
+    assert ours.accuracy() > 80
+
+
+def test_history_says_stage_scope_and_average_of_every_accuracy():
+    result = run(tiny())
+    history = result.history
+    keys = ["round", "stage", "scope", "average"]
+    assert list(history) == [*keys, "accuracy", "loss"]
+    assert not history.duplicated(keys).any()
+    cohort = history[history["scope"] == "cohort"]
+    assert len(cohort) == 4 * 2 * 2
+    everyone = history[history["scope"] == "all"]
+    assert sorted(everyone.query("stage == 'before'")["round"].unique()) == [2, 4]
+    assert everyone.query("stage == 'after'")["round"].unique().tolist() == [4]
+    final = result.summary["final"]
+    assert final["after"]["pooled"] == result.accuracy("after")
+    assert result.accuracy(which="best") >= result.accuracy(which="last")
+    clients = result.clients
+    weighted = (clients["accuracy_before"] * clients["test_samples"]).sum()
+    assert weighted / clients["test_samples"].sum() == pytest.approx(result.accuracy())
+    assert clients["accuracy_after"].mean() == pytest.approx(
+        result.accuracy("after", average="client_mean")
+    )
+
+
+def test_layers_count_what_the_clients_of_the_last_round_keep():
+    config = tiny(settings={"quantile": 0.999})
+    result = run(config)
+    last = result.layers[result.layers["round"] == 4]
+    assert last["personalized"].sum() == result.summary["personalized_parameters"]
+    assert last["parameters"].sum() == result.summary["parameters"] == 582_026
+    assert result.summary["personalized_parameters"] == pytest.approx(583, abs=2)
+
+
+def test_eval_after_always_and_never():
+    always = run(tiny(eval_after="always")).history
+    never = run(tiny(eval_after="never")).history
+    rounds = always.query("scope == 'all' and stage == 'after'")["round"]
+    assert sorted(rounds.unique()) == [2, 4]
+    assert never.query("scope == 'all' and stage == 'after'").empty
+    shared = always[(always["scope"] == "cohort") | (always["stage"] == "before")]
+    pd.testing.assert_frame_equal(
+        shared.reset_index(drop=True),
+        never.reset_index(drop=True),
+    )
