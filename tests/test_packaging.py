@@ -46,7 +46,10 @@ def test_conda_environment_lists_the_same_ranges():
     assert from_pip == {"pip": ["-e ."]}
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run"])
+@pytest.mark.parametrize(
+    "name",
+    ["LICENSE", "CITATION.cff", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run"],
+)
 def test_files_are_there(name):
     assert (ROOT / name).stat().st_size > 50
 
