@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from .errors import UserError
 
@@ -95,6 +96,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_grid_options(reproduce)
     reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     reproduce.add_argument(
+        "--source", default="ours",
+        help="ours (default), or logged: draw what the paper's authors logged, in figures/authors/",
+    )  # fmt: skip
+    reproduce.add_argument(
         "--redraw", action="store_true", help="execute notebooks again that are up to date"
     )
     reproduce.set_defaults(action=_reproduce)
@@ -102,9 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="finished runs beside the published numbers")
     compare.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
     compare.add_argument("--table", nargs="+", type=int, metavar="N", help="1, 6, 7, 8")
+    compare.add_argument(
+        "--with", dest="against", default="printed", choices=("printed", "logged"),
+        help="the printed tables (default), or what the authors logged at the same round",
+    )  # fmt: skip
     compare.add_argument("--csv", action="store_true", help="print all columns as CSV")
     _add_grid_options(compare)
     compare.set_defaults(action=_compare)
+
+    findings = commands.add_parser("findings", help="what the authors' logs say of the paper")
+    findings.set_defaults(action=_findings)
 
     report = commands.add_parser("report", help="one HTML page with all tables and figures")
     report.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
@@ -255,6 +267,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         options.table,
         options.figure,
         options.only,
+        options.source,
         datasets=options.datasets,
         alphas=options.alphas,
         methods=options.methods,
@@ -289,11 +302,29 @@ def _compare(options: argparse.Namespace) -> None:
 
     names = ("datasets", "alphas", "methods", "seeds", "rounds")
     given = {name: getattr(options, name) for name in names}
-    frame = compare_tables(options.preset, options.table, **given)
-    if options.csv:
-        print(frame.to_csv(index=False, lineterminator="\n"), end="")
+    if options.against == "logged":
+        frame, text = _compare_logged(options, given)
     else:
-        print(comparison_text(frame))
+        frame = compare_tables(options.preset, options.table, **given)
+        text = comparison_text(frame)
+    print(frame.to_csv(index=False, lineterminator="\n").rstrip() if options.csv else text)
+
+
+def _compare_logged(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Any, str]:
+    from .results.compare_logged import compare_logged, logged_text
+    from .runs.presets import grid
+    from .runs.sweeps import finished
+
+    if options.table:
+        raise UserError("the logs are compared run by run, not table by table; leave out --table")
+    frame = compare_logged(finished(grid(options.preset, **given)))
+    return frame, logged_text(frame)
+
+
+def _findings(options: argparse.Namespace) -> None:
+    from .results.findings import findings_text
+
+    print(findings_text(), end="")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""How important is a parameter for personalization? The three scores and their scaling.
+"""How important is a parameter for personalization? The scores, their scaling and their average.
 
 All functions take rows (clients, P) or single vectors (P,) and work along the last axis.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 from .errors import unknown
 from .models.parameters import ParameterLayout
 
-SCORES = ("obp", "gradient", "fisher")
-NORMALIZATIONS = ("none", "layer", "global")
+SCORES = ("obp", "gradient", "fisher", "saliency")
+NORMALIZATIONS = ("none", "layer", "tensor", "global")
 
 
 def obp_score(local: Tensor, global_: Tensor) -> Tensor:
@@ -34,14 +34,37 @@ def fisher_score(gradient: Tensor) -> Tensor:
     return gradient.square()
 
 
+def saliency_score(local: Tensor, global_: Tensor) -> Tensor:
+    """`|(local - global) * local|`: how much the difference weighs at the size of the parameter.
+
+    The score of the authors' public code of January 2025; their code of May 2025 has Eq. 19.
+    """
+    return ((local - global_) * local).abs_()
+
+
+def moving_average(latest: Tensor, before: Tensor, known: Tensor, keep: float) -> Tensor:
+    """A client's score averaged over the rounds it took part in: `(1 - keep) new + keep old`.
+
+    As in the authors' code. Their main runs keep 0.1 to 0.5; the paper does not mention it.
+
+    Args:
+        latest: (K, P), this round's scores.
+        before: (K, P), the averages so far.
+        known: bool (K,), whether there is one; a client's first score is its first average.
+        keep: weight of the average so far, in [0, 1).
+    """
+    return torch.where(known[:, None], torch.lerp(latest, before, keep), latest)
+
+
 def normalize(scores: Tensor, layout: ParameterLayout, kind: str = "none") -> Tensor:
     """Min-max scaling of scores (paper, Section 4.1 and Appendix C.5).
 
     Args:
         scores: (..., P), not negative.
         layout: tells which columns form a layer.
-        kind: `none`, `layer` (each layer by its own minimum and maximum) or `global` (all
-            parameters together). Where all scores are equal the result is zero.
+        kind: `none`, `layer` (each layer by its own minimum and maximum, as the text reads),
+            `tensor` (each weight and bias by itself, as the authors ran "LayerNorm") or `global`
+            (all parameters together). Where all scores are equal the result is zero.
 
     Raises:
         UserError: unknown kind.
@@ -52,6 +75,9 @@ def normalize(scores: Tensor, layout: ParameterLayout, kind: str = "none") -> Te
         return _min_max(scores)
     if kind == "layer":
         return torch.cat([_min_max(scores[..., s]) for s in layout.layers.values()], dim=-1)
+    if kind == "tensor":
+        tensors = [s for s in layout.spans.values() if s.start < layout.parameters]
+        return torch.cat([_min_max(scores[..., s]) for s in tensors], dim=-1)
     raise unknown("normalization", kind, NORMALIZATIONS)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..results.convergence import smooth
@@ -30,7 +31,10 @@ MANY = 7  # more lines in one panel cannot be told apart
 
 
 def plot_convergence(
-    frame: pd.DataFrame, columns: int = 2, styles: Mapping[str, dict[str, Any]] | None = None
+    frame: pd.DataFrame,
+    columns: int = 2,
+    styles: Mapping[str, dict[str, Any]] | None = None,
+    behind: pd.DataFrame | None = None,
 ) -> Figure:
     """Accuracy over rounds, with bands.
 
@@ -41,18 +45,55 @@ def plot_convergence(
         frame: as `convergence_frame` gives it.
         columns: panels side by side.
         styles: how to draw each line; None: `method_style`.
+        behind: a frame of the same kind with what the paper's authors logged, drawn dotted where
+            it has the same data set, alpha and method.
     """
+    logged = Behind(frame, behind)
     if frame["method"].nunique() > MANY:
-        return _small_multiples(list(frame.groupby(["dataset", "alpha"], sort=False)))
+        return _small_multiples(list(frame.groupby(["dataset", "alpha"], sort=False)), logged)
     with styled():
         figure, panels = panel_grid(frame, columns, 4.6, 3.3)
         for axis, panel in panels:
-            _curves(axis, panel, styles or method_style(list(panel["method"].unique())))
+            styles_here = styles or method_style(list(panel["method"].unique()))
+            _curves(axis, panel, styles_here, logged)
             add_seeds(axis, panel)
             whole_numbers(axis, "round")
             axis.set_ylabel("accuracy, %: " + ",\n".join(_what(panel)))
+        logged.explain(figure)
         plt.close(figure)
     return figure
+
+
+class Behind:
+    """The logged lines behind our own; nothing where there are none."""
+
+    def __init__(self, frame: pd.DataFrame, behind: pd.DataFrame | None) -> None:
+        self._lines: dict[Any, pd.DataFrame] = {}
+        if behind is not None:
+            keys = ["dataset", "alpha", "method"]
+            ours = set(map(tuple, frame[keys].drop_duplicates().to_numpy().tolist()))
+            last = frame["round"].max()
+            self._lines = {
+                key: line[line["round"] <= last]
+                for key, line in behind.groupby(keys, sort=False)
+                if tuple(key) in ours
+            }
+
+    def draw(self, axis: Axes, panel: pd.DataFrame, method: str, color: str) -> None:
+        """Draw the line of a method of a panel."""
+        first = panel.iloc[0]
+        line = self._lines.get((first["dataset"], first["alpha"], method))
+        if line is not None:
+            axis.plot(line["round"], line["mean"], color=color, lw=1.1, ls=":", zorder=4)
+
+    def explain(self, figure: Figure) -> None:
+        """Say what a dotted line is."""
+        if self._lines:
+            line = Line2D([], [], color="#444444", lw=1.1, ls=":")
+            figure.legend(
+                [line], ["dotted: logged by the paper's authors"], loc="outside lower center",
+                fontsize=8,
+            )  # fmt: skip
 
 
 def _what(panel: pd.DataFrame) -> tuple[str, str]:
@@ -62,7 +103,9 @@ def _what(panel: pd.DataFrame) -> tuple[str, str]:
     return scope, f"{average}, {panel['stage'].iloc[0]} training"
 
 
-def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Figure:
+def _small_multiples(
+    panels: list[tuple[tuple[str, float], pd.DataFrame]], logged: Behind
+) -> Figure:
     """A block a data set and alpha: each method alone against FedOBP, all others pale behind."""
     columns = 4
     heights = [-(-panel["method"].nunique() // columns) for _, panel in panels]
@@ -82,12 +125,13 @@ def _small_multiples(panels: list[tuple[tuple[str, float], pd.DataFrame]]) -> Fi
                 x=0.01, ha="left", fontsize=10,
             )  # fmt: skip
             axes = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-            _method_panels(axes, panel)
+            _method_panels(axes, panel, logged)
+        logged.explain(figure)
         plt.close(figure)
     return figure
 
 
-def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
+def _method_panels(axes: np.ndarray, panel: pd.DataFrame, logged: Behind) -> None:
     best = panel.groupby("method")["mean"].apply(lambda mean: mean.iloc[-1])
     order = list(best.sort_values(ascending=False).index)
     lines = dict(list(panel.groupby("method", sort=False)))
@@ -101,6 +145,7 @@ def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
         color = HIGHLIGHT if own else "#0072B2"
         axis.plot(line["round"], line["mean"], color=color, lw=2.2 if own else 1.6, zorder=5)
         axis.fill_between(line["round"], line["low"], line["high"], color=color, alpha=0.18, lw=0)
+        logged.draw(axis, panel, str(method), "black")
         axis.set_title(
             f"{title_of(method)}  {best[method]:.1f}",
             loc="left", pad=3, fontsize=8.5, color=color if own else "black",
@@ -120,7 +165,9 @@ def _method_panels(axes: np.ndarray, panel: pd.DataFrame) -> None:
         axis.set_ylabel("accuracy, %", fontsize=8)
 
 
-def _curves(axis: Axes, panel: pd.DataFrame, styles: Mapping[str, dict[str, Any]]) -> None:
+def _curves(
+    axis: Axes, panel: pd.DataFrame, styles: Mapping[str, dict[str, Any]], logged: Behind
+) -> None:
     ends = []
     for method, line in panel.groupby("method", sort=False):
         style = styles[method]
@@ -128,6 +175,7 @@ def _curves(axis: Axes, panel: pd.DataFrame, styles: Mapping[str, dict[str, Any]
         axis.fill_between(
             line["round"], line["low"], line["high"], color=style["color"], alpha=0.13, lw=0
         )
+        logged.draw(axis, panel, str(method), style["color"])
         ends.append((line["mean"].iloc[-1], title_of(method), style))
     last = panel["round"].max()
     axis.set_xlim(panel["round"].min(), last)

@@ -14,10 +14,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from .. import paths
 from ..methods import METHODS
+from ..results.logged import FOLDER
 
+LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0.7"
 HIGHLIGHT = "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
@@ -58,12 +61,22 @@ def styled(**changes: Any) -> AbstractContextManager[None]:
 
 
 def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
-    """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder."""
+    """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder.
+
+    Figures of the authors' logs say so at their foot.
+    """
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
+    if preset == FOLDER:
+        figure.text(
+            1, -0.005, LOGGED_BY, ha="right", va="top", fontsize=7, style="italic", color="#555555"
+        )
     with styled():
         figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+        path, dpi = folder / f"{name}.png", 120 if preset == FOLDER else STYLE["savefig.dpi"]
+        figure.savefig(path, bbox_inches="tight", metadata={"Software": None}, dpi=dpi)
+        if preset == FOLDER:  # many pictures, kept small
+            Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
     save_table(frame, name, preset)
     return folder
 
@@ -72,7 +85,8 @@ def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
     """Write NAME.csv into `figures/PRESET/`; returns the file."""
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    digits = "%.4f" if preset == FOLDER else None  # the logs have two decimals
+    frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format=digits)
     return folder / f"{name}.csv"
 
 
@@ -170,7 +184,8 @@ def label_ends(axis: Axes, x: float, ends: list[tuple[float, str, dict[str, Any]
 
 def whole_numbers(axis: Axes, label: str) -> None:
     axis.set_xlabel(label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    few = axis.get_xlim()[1] > 100  # long numbers
+    axis.xaxis.set_major_locator(MaxNLocator(6 if few else "auto", integer=True))
 
 
 def add_seeds(axis: Axes, panel: pd.DataFrame) -> None:

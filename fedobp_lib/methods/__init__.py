@@ -19,14 +19,26 @@ from . import (  # noqa: F401
     majority_class,
     pfedfda,
 )
-from .base import METHODS, Federation, Method, find_method, make_method, make_settings, register
+from .base import (
+    METHODS,
+    Federation,
+    Method,
+    added,
+    find_method,
+    identity,
+    make_method,
+    make_settings,
+    register,
+)
 
 __all__ = [
     "METHODS",
     "Federation",
     "Method",
     "Task",
+    "added",
     "find_method",
+    "identity",
     "make_method",
     "make_settings",
     "register",

@@ -15,7 +15,7 @@ that a method remembers changes in `finish` and lives in `state`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -129,6 +129,20 @@ class Method:
         """
         weights = self.federation.data.train_counts[clients].to(rows.dtype)
         return (weights / weights.sum()) @ rows
+
+
+def added(default: Any) -> Any:
+    """A field of settings that came later, and at its default changes nothing.
+
+    It then does not count in a run's id, so that runs from before it are still found.
+    """
+    return field(default=default, metadata={"added": True})
+
+
+def identity(method: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that count in a run's id."""
+    later = {f.name: f.default for f in fields(method.Settings) if f.metadata.get("added")}
+    return {k: v for k, v in settings.items() if k not in later or v != later[k]}
 
 
 METHODS: dict[str, type[Method]] = {}

@@ -17,6 +17,7 @@ from typing import Any
 from .. import paths
 from ..config import RunConfig
 from ..errors import UserError
+from ..results.logged import folder_of
 from ..runs.experiments import EXPERIMENTS, find_experiment, parameters_of
 from ..runs.presets import PRESETS, grid
 from ..runs.sweeps import missing, run_all, run_ids
@@ -31,6 +32,7 @@ class Plan:
 
     Attributes:
         preset: a name of `presets.PRESETS`.
+        source: `ours`, or `logged`: what the paper's authors logged, nothing is computed.
         notebooks: to execute, in order, with datasets, alphas, methods, seeds and rounds where
             they are not the preset's.
         runs: all that the notebooks need, each once, data set by data set.
@@ -38,6 +40,7 @@ class Plan:
     """
 
     preset: str
+    source: str
     notebooks: dict[Path, dict[str, Any]]
     runs: list[RunConfig]
     runs_of: dict[Path, list[RunConfig]]
@@ -68,6 +71,7 @@ def choose(
     tables: Sequence[int] | None = None,
     figures: Sequence[int] | None = None,
     only: Sequence[str] | None = None,
+    source: str = "ours",
     **parameters: Any,
 ) -> Plan:
     """The notebooks and runs behind tables and figures of the paper.
@@ -79,6 +83,7 @@ def choose(
         preset: a name of `presets.PRESETS`.
         tables, figures: numbers, as the paper counts.
         only: numbers of notebooks, executed whole; nothing named at all: every notebook.
+        source: `ours`, or `logged`: only notebooks that can show the authors' logs.
         parameters: datasets, alphas, methods, seeds, rounds; None: the table's or the preset's.
 
     Raises:
@@ -86,6 +91,9 @@ def choose(
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     grid(preset, **given)  # checks them
+    folder_of(source, preset)
+    if source == "logged":
+        preset = "paper"  # the logs are of the paper's data sets
     named: dict[str, list[dict[str, Any]]] = {number.zfill(2): [] for number in only or ()}
     whole = set(named)
     for kind, numbers in (("table", tables), ("figure", figures)):
@@ -95,13 +103,22 @@ def choose(
     notebooks, runs_of = {}, {}
     for path in find_notebooks(list(named)):
         number = path.name[:2]
+        if source == "logged" and not shows_logs(path):
+            if number in named:
+                raise UserError(f"notebook {number} has nothing to show of the authors' logs")
+            continue
         parts = [] if number in whole else named.get(number, [])
         notebooks[path] = parameters_of(parts, preset, given)
         # A notebook that somebody has added is no experiment of the paper.
         runs = experiments[number].runs if number in experiments else None
-        if runs is not None:
+        if runs is not None and source == "ours":
             runs_of[path] = runs(preset, **notebooks[path])
-    return Plan(preset, notebooks, each_once(list(chain(*runs_of.values()))), runs_of)
+    return Plan(preset, source, notebooks, each_once(list(chain(*runs_of.values()))), runs_of)
+
+
+def shows_logs(notebook: Path) -> bool:
+    """Whether a notebook has the parameter SOURCE."""
+    return '"SOURCE = ' in notebook.read_text(encoding="utf-8")
 
 
 def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -130,6 +147,8 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
     where = choose_device(device)  # a wrong name is told now, not by a notebook
+    if plan.source == "logged":
+        _say("what the paper's authors logged; nothing is trained")
     if plan.runs:
         todo = missing(plan.runs)
         _say(_title(plan))
@@ -137,12 +156,15 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
              f"{len(todo)} to compute")  # fmt: skip
         run_all(todo, device)
 
-    figures = paths.figures_dir(plan.preset)
-    executed = paths.project_root() / "executed" / plan.preset
+    folder = folder_of(plan.source, plan.preset)
+    figures = paths.figures_dir(folder)
+    executed = paths.project_root() / "executed" / folder
     executed.mkdir(parents=True, exist_ok=True)
     for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
         values = {name.upper(): _plain(value) for name, value in chosen.items()}
         parameters = {"PRESET": plan.preset, "DEVICE": device} | values
+        if plan.source != "ours":
+            parameters["SOURCE"] = plan.source
         ids = run_ids(plan.runs_of.get(path, []))
         mark = freshness.stamp(path, parameters, ids, paths.data_dir())
         current = not redraw and freshness.is_current(executed / path.name, mark, figures)

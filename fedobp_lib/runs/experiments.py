@@ -193,6 +193,7 @@ EXPERIMENTS = (
     ),
     Experiment("07", tables={4: {}, 7: _part(RESNET18_DATASETS)}, runs=resnet18_runs),
     Experiment("08", tables={3: {}, 5: {}}),
+    Experiment("09"),
 )
 
 

@@ -27,6 +27,7 @@ from ..config import RESULTS_VERSION, ResolvedConfig
 from ..data.datasets import load
 from ..data.images import ImageData
 from ..errors import UserError
+from ..methods import find_method, identity
 from .files import read_json
 
 
@@ -91,6 +92,7 @@ class RunResult:
 def run_id(config: ResolvedConfig, data: ImageData) -> str:
     """Name of a run: 12 hex digits of a hash over all that decides its numbers."""
     known = asdict(config)
+    known["settings"] = identity(find_method(config.method), config.settings)
     if config.split is not None:
         known["partition"] = config.split.fingerprint
         # The file decides these.

@@ -88,3 +88,38 @@ def test_many_methods_get_a_panel_each():
 def test_plot_run_names_the_run(results):
     figure = figures.plot_run(results[-1])
     assert figure.axes[0].get_title(loc="left") == "fedobp on digits, α = 0.1, seed 1"
+
+
+def lines(method, count=12):
+    return pd.DataFrame(
+        {
+            **WHAT, "method": method, "round": range(1, count + 1), "mean": 50.0, "low": 49.0,
+            "high": 51.0, "seeds": 1,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("methods", [["fedavg", "fedobp"], list(METHODS)])
+def test_logged_curves_lie_dotted_behind_ours_and_are_named(methods):
+    ours = pd.concat([lines(method) for method in methods])
+    behind = pd.concat([lines("fedavg", count=40), lines("apfl").assign(dataset="mnist")])
+    figure = figures.plot_convergence(ours, behind=behind)
+    dotted = [line for axis in figure.axes for line in axis.lines if line.get_linestyle() == ":"]
+    (line,) = [line for line in dotted if len(line.get_xdata())]
+    assert max(line.get_xdata()) == 12  # no further than ours
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert texts == ["dotted: logged by the paper's authors"]
+    assert figures.plot_convergence(ours).legends == []
+
+
+def test_three_sources_are_marked_apart(results):
+    table = accuracy_table(results).assign(published_mean=90.0, logged_mean=91.0)
+    figure = figures.plot_accuracy(table)
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert texts == ["ours", "printed by the paper", "logged by its authors"]
+    markers = {line.get_marker() for line in figure.axes[0].lines}
+    assert {"x", "s", "o"} <= markers
+    assert "logged by its authors" not in [
+        text.get_text() for legend in figures.plot_accuracy(table, "logged").legends
+        for text in legend.get_texts()
+    ]  # fmt: skip

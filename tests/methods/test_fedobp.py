@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedobp_lib import RunConfig, UserError
 from fedobp_lib.methods import METHODS, Federation, make_settings
 from fedobp_lib.models.networks import build_model
+from fedobp_lib.runs.store import load_data, run_id
 
 COHORTS = [[0, 2], [1, 2], [0, 3], [2, 3]]
 
@@ -152,3 +154,37 @@ def test_classifier_only_and_layer_normalization(federation):
     _, personal = method.start(torch.tensor([0]))
     # Every layer's largest score is scaled to one, so every layer keeps at least one.
     assert all(personal[0, columns].any() for columns in layout.layers.values())
+
+
+@pytest.mark.parametrize("score", ["obp", "saliency"])
+def test_scores_averaged_over_the_rounds_a_client_took_part_in(federation, score):
+    method = METHODS["fedobp"]
+    method = method(federation, make_settings(method, {"ema": 0.5, "score": score}))
+    average: dict[int, torch.Tensor] = {}
+    local = {i: federation.initial.clone() for i in range(federation.data.clients)}
+    size = federation.layout.parameters
+    for number, cohort in enumerate(COHORTS, 1):
+        clients, server = torch.tensor(cohort), method.global_params.clone()
+        method.round = number
+        method.start(torch.arange(4))  # looking changes nothing
+        start, _ = method.start(clients)
+        for k, i in enumerate(cohort):
+            change = (local[i] - server)[:size]
+            latest = change**2 if score == "obp" else (change * local[i][:size]).abs()
+            average[i] = latest if i not in average else 0.5 * latest + 0.5 * average[i]
+            tau = torch.quantile(average[i], 0.999)
+            expected = server.clone()
+            expected[:size] = torch.where(average[i] > tau, local[i][:size], server[:size])
+            torch.testing.assert_close(start[k], expected, rtol=0, atol=0)
+        trained = method.train(start, clients)
+        method.finish(clients, start, trained)
+        local |= {i: trained[k].clone() for k, i in enumerate(cohort)}
+
+
+def test_settings_that_came_later_leave_the_ids_of_older_runs_alone():
+    def name(**settings):
+        return run_id(RunConfig(settings=settings).resolved(), load_data("digits"))
+
+    assert name() == name(ema=0.0) == name(ema="0") != name(ema=0.5)
+    with pytest.raises(UserError, match="ema must lie in"):
+        name(ema=1.0)

@@ -222,7 +222,7 @@ def test_deviations_are_told_with_the_protocols_own_values(results):
     text = dict(DEVIATIONS)
     for point in text:
         assert point in page.text
-    assert str(PROTOCOLS["released"]["momentum"]) in text["Momentum"]
+    assert str(PROTOCOLS["released"]["momentum"]) in text["Momentum and seeds"]
     for protocol in PROTOCOLS.values():
         assert str(protocol["test_share"]) in text["Test share of a client's data"]
         assert protocol["quantile_rule"] in text["Quantile"]

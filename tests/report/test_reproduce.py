@@ -9,6 +9,7 @@ import time
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 from nbformat.v4 import new_code_cell, new_notebook
@@ -19,7 +20,7 @@ from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paper.published import published_accuracy
 from fedobp_lib.paths import figures_dir, runs_dir
-from fedobp_lib.report.reproduce import _title, choose
+from fedobp_lib.report.reproduce import _title, choose, reproduce
 from fedobp_lib.runs import estimate, execution
 from fedobp_lib.runs.store import load_data, run_id
 from fedobp_lib.simulation import Simulation
@@ -225,3 +226,31 @@ def test_the_first_line_says_how_a_preset_was_changed(project):
     title = _title(changed)
     assert title == "preset quick, but datasets mnist, alphas 0.1 0.5, rounds 20, seeds 1"
     assert "embedded digits" in _title(choose("quick"))
+
+
+def test_the_authors_logs_are_drawn_without_runs_or_data(monkeypatch, tmp_path):
+    plan = choose(source="logged")
+    assert [path.name[:2] for path in plan.notebooks] == ["02", "03", "04", "05", "06"]
+    assert plan.runs == [] and plan.runs_of == {}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    (tmp_path / "fedobp_lib").symlink_to(ROOT / "fedobp_lib")
+    (tmp_path / "pyproject.toml").touch()
+    reproduce(choose(tables=[8], source="logged"), "cpu")
+    assert not runs_dir().exists()
+    table = pd.read_csv(figures_dir("authors") / "normalizations.csv")
+    assert len(table) == 32 and table["mean"].notna().all()
+    assert (figures_dir("authors") / "normalization_curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "loged"], "did you mean 'logged'"),
+        (["--source", "logged", "--only", "00"], "nothing to show of the authors' logs"),
+    ],
+)
+def test_logs_that_cannot_be_shown_are_one_line(capsys, arguments, message):
+    assert main(["reproduce", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1

@@ -43,7 +43,7 @@ def test_published_numbers_stand_beside_ours(results):
     assert ours == 99.34 and len(published_accuracy()) == 208
     assert published_accuracy()["method"].notna().all()
     table.loc[table["method"] == "fedobp", ["published_mean", "published_std"]] = [99.34, 0.02]
-    assert readable(table).loc["FedOBP", "mnist, alpha 0.1, published"] == "99.34 (0.02)"
+    assert readable(table).loc["FedOBP", "mnist, alpha 0.1, printed"] == "99.34 (0.02)"
 
 
 def test_convergence_frame_smooths_each_run_and_averages_seeds():

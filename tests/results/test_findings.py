@@ -1,0 +1,55 @@
+"""FINDINGS.md: its text is computed, and its numbers come from the files."""
+
+import csv
+import re
+
+from helpers import ROOT
+
+from fedobp_lib.cli import main
+from fedobp_lib.results import findings
+from fedobp_lib.results.findings import FINDINGS, findings_text
+
+AUTHORS = ROOT / "fedobp_lib" / "paper" / "authors"
+
+
+def test_the_file_is_the_computed_text(capsys):
+    assert main(["findings"]) == 0
+    assert capsys.readouterr().out == (ROOT / "FINDINGS.md").read_text() == findings_text()
+
+
+def test_it_fits_two_pages_and_names_a_notebook_each_time():
+    text = findings_text()
+    assert len(text.split()) < 1000 and max(map(len, text.splitlines())) < 100
+    numbers = re.findall(r"\*Shown by notebook (\d\d)\.\*", text.replace("\n", " "))
+    assert len(numbers) == len(FINDINGS)
+    for number in numbers:
+        assert list((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
+
+
+def test_fine_tuned_fedavg_against_a_plain_reading_of_the_log():
+    best, last = {}, {}
+    with (AUTHORS / "evaluations.csv").open() as file:
+        for row in csv.DictReader(file):
+            key, run = (row["dataset"], row["alpha"]), int(row["run"])
+            if row["experiment"] != "accuracy":
+                continue
+            if row["method"] == "fedobp":
+                kept = best.setdefault(key, {})
+                kept[run] = max(kept.get(run, 0), float(row["before"]))
+            if row["method"] == "fedavg" and row["round"] == "400":
+                last.setdefault(key, {})[run] = float(row["after"])
+    pairs = [(best[key][max(best[key])], last[key][max(last[key])]) for key in best]
+    wins = sum(ours > tuned for ours, tuned in pairs)
+    mean = sum(ours - tuned for ours, tuned in pairs) / len(pairs)
+    text = findings._fine_tuned().text
+    assert f"Over the {len(pairs)} columns" in text and f"{mean:+.2f} points" in text
+    assert f"ahead in {wins} and behind in {len(pairs) - wins}" in text
+
+
+def test_the_numbers_follow_the_data(monkeypatch):
+    real = findings.logged_accuracy()
+    worse = real.assign(
+        accuracy=real["accuracy"].where(real["method"] != "fedobp", real["accuracy"] - 1)
+    )
+    monkeypatch.setattr(findings, "logged_accuracy", lambda: worse)
+    assert "ahead in 0 and behind in 16" in findings._fine_tuned().text
