@@ -7,18 +7,23 @@ parameters `alpha v + (1 - alpha) w`; it is what is tested. In a round, each cli
    `alpha - lr * <gradient at the mixture, v - w>`, and puts it back into [0, 1],
 3. trains on each batch w by the gradient at w, and v by alpha times the gradient at the mixture,
    both gradients taken before either has moved,
-4. keeps v and alpha, and uploads w; the server averages the w.
+4. keeps v and alpha, and uploads w; the server takes the plain mean of the w.
+
+In the mean all clients count alike, whatever their numbers of samples: so it is in the paper
+(Eq. 8) and in its authors' code (FedTorch). `sample_weights` weighs them as FedAvg does.
 
 What the paper leaves open:
 - When in a round alpha moves, and on which data. Here at the beginning, on all training samples
   of the client (models in evaluation mode, no momentum), so alpha does not hang on a single
-  batch. In round 1 v equals w, so alpha stays. The authors' code (FedTorch) uses the first
-  batch, after its step, and adds a weight decay of alpha.
+  batch. In round 1 v equals w, so alpha stays. The authors' code uses the first batch, after its
+  step, and adds a weight decay of alpha.
 - Running statistics (ResNet-18). They are mixed like parameters; the v part moves by as much as
   the mixture's statistics do.
 
-The benchmark behind the FedOBP paper mixes the outputs of the two models instead of their
-parameters, and moves w twice on each batch by the same gradient.
+The authors' code mixes the outputs of the two models instead of their parameters, and moves w
+before it computes the gradient for v. The benchmark behind the FedOBP paper mixes outputs and
+moves w first, too; besides, it moves w twice on each batch by the same gradient, as its second
+step still holds the gradient of the first, and it weighs clients by their samples.
 """
 
 from __future__ import annotations
@@ -43,10 +48,13 @@ class APFLSettings:
         alpha: every client's mixing weight at first, in [0, 1]; 0 is the global model, 1 the own
             one. 0.5 as in the authors' code.
         adaptive: whether alpha is learned; if not it stays as it is.
+        sample_weights: whether the server weighs clients by their training samples; if not they
+            count alike.
     """
 
     alpha: float = 0.5
     adaptive: bool = True
+    sample_weights: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -127,4 +135,5 @@ class APFL(Method):
         own, shared = trained[:, :-1].tensor_split(2, dim=1)
         self.state["own"][clients] = own
         self.state["alpha"][clients] = trained[:, -1]
-        super().finish(clients, start, shared)
+        weighted = self.settings.sample_weights
+        self.state["global"] = self.average(clients, shared) if weighted else shared.mean(0)

@@ -1,4 +1,19 @@
-"""FedPer (Arivazhagan et al. 2019): the classifier is personal, all below it is averaged."""
+"""FedPer (Arivazhagan et al. 2019): the classifier is personal, all below it is averaged.
+
+In a round, each client of the cohort
+1. takes all below the classifier from the server, and the classifier from its own last model,
+2. trains all of them together on its data,
+3. keeps the classifier, and uploads the rest;
+the server takes the mean of what was uploaded, weighted by training samples: the base layers are
+trained as in FedAvg. Running statistics (ResNet-18) are averaged with them.
+
+The paper leaves open how many layers at the top are personal; here, and in the benchmark behind the
+FedOBP paper, it is the classifier alone.
+
+A client keeps its classifier while it is not selected; before its first round that is the initial
+one, the same for all. In the benchmark the server averages the classifiers, too, and a client that
+was never selected begins with their average.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,12 @@ In a round, each client of the cohort
 2. trains the head for some epochs, with the body frozen,
 3. trains the body for some epochs, with the head frozen,
 4. keeps the head, and uploads the body;
-the server averages the bodies. It never sees a head.
+the server takes the plain mean of the bodies. It never sees a head.
+
+In the mean all clients count alike, whatever their numbers of samples: so it is in the paper's
+Algorithm 1, and in the authors' code (lgcollins/FedRep) for CIFAR and MNIST, where clients have
+about equally many samples. For FEMNIST and Sent140, where they do not, that code weighs clients by
+their samples; `sample_weights` does so here.
 
 Of a round's local epochs the last `body_epochs` belong to the body and those before to the head.
 With no more local epochs than `body_epochs`, all of them belong to the body and the heads stay
@@ -15,8 +20,13 @@ The momentum of either part begins at zero with its own first step.
 The running statistics of batch normalization (ResNet-18) belong to the body. They follow the
 client's batches in the head's epochs too, as in every training pass, and are averaged.
 
-The authors' code in its last round, and the benchmark behind the FedOBP paper when it fine-tunes a
-model, train the head alone; here fine-tuning is a round like any other.
+A client keeps its head while it is not selected; before its first round that is the initial one,
+the same for all. In the authors' code and in the benchmark behind the FedOBP paper the server
+averages the heads, too, and a client that was never selected begins with their average.
+
+The authors' code in its last round, and the benchmark when it fine-tunes a model, train the head
+alone; here fine-tuning is a round like any other. The benchmark always weighs clients by their
+samples. The authors' code has a weight decay of 1e-4, which is no part of the method.
 """
 
 from __future__ import annotations
@@ -39,9 +49,12 @@ class FedRepSettings:
     Attributes:
         body_epochs: the local epochs that train the body, at least 1; the others train the head.
             1 as in Appendix B.4 of the FedOBP paper and in the authors' code.
+        sample_weights: whether the server weighs clients by their training samples; if not they
+            count alike.
     """
 
     body_epochs: int = 1
+    sample_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.body_epochs < 1:
@@ -95,5 +108,6 @@ class FedRep(Method):
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["heads"][clients] = trained[:, self.columns]
-        average = self.average(clients, trained)
+        weighted = self.settings.sample_weights
+        average = self.average(clients, trained) if weighted else trained.mean(0)
         self.state["global"] = torch.where(self.head, self.global_params, average)

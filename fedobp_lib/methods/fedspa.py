@@ -7,18 +7,24 @@ In a round, each client of the cohort
 3. drops the active weights of smallest magnitude, a share that falls along a cosine to zero,
 4. computes the gradient of all parameters and activates as many of the inactive ones, those
    of largest magnitude (what has just been dropped may come back); this mask serves next time.
-The server moves each parameter by the mean move of the clients whose mask had it; a parameter
-that none had stays. Clients count alike in this mean, whatever their numbers of samples.
+The server moves each parameter by the cohort's mean move, in which a client whose mask lacks the
+parameter counts as not having moved it. Clients count alike, whatever their numbers of samples.
+
+That mean is the gradient of the paper's objective, the mean of the clients' losses at the masked
+server model: a client without a parameter contributes zero, and the divisor stays the number of
+clients. Two independent implementations divide so, too (in sunnyxuejj/FedLPS-main and in
+suzuking1192/fl_reseach_work_in_progress). DisPFL divides by the clients that have the parameter,
+`average=holders` here, which moves it further where masks overlap little.
 
 Density counts all trainable parameters. Biases and batch-norm scales are always active and
 count too; ERK (Evci et al. 2020) spreads what is left over the weight tensors, so that the
 small ones stay dense. Steps 3 and 4 work within each tensor and keep its count.
 
-FedSpa is not in the benchmark behind the FedOBP paper. Defaults and details (equal weights of
-the clients, one first mask for all, rounding up in step 3) follow DisPFL, a later method of some
-of its authors with the same masks (github.com/rong-dai/DisPFL). There, unlike here, step 4 uses
-one batch instead of all samples, biases take part in ERK, and training has weight decay, gradient
-clipping and a decaying learning rate.
+FedSpa is not in the benchmark behind the FedOBP paper. The other defaults and details (one first
+mask for all, rounding up in step 3) follow DisPFL, a later method of some of its authors with the
+same masks (github.com/rong-dai/DisPFL). There, unlike here, step 4 uses one batch instead of all
+samples, biases take part in ERK, and training has weight decay, gradient clipping and a decaying
+learning rate.
 """
 
 from __future__ import annotations
@@ -36,26 +42,26 @@ from ..models.parameters import ParameterLayout
 from ..training.tasks import Task
 from .base import Federation, Method, register
 
-AVERAGES = ("holders", "cohort")
+AVERAGES = ("cohort", "holders")
 
 
 @dataclass(frozen=True)
 class FedSpaSettings:
-    """Hyperparameters of FedSpa; the defaults are those of DisPFL's code.
+    """Hyperparameters of FedSpa; the defaults are those of DisPFL's code, but for `average`.
 
     Attributes:
         density: active share of each client's trainable parameters, in (0, 1].
         prune_rate: share of a tensor's active weights exchanged after the first round, in
             [0, 1]; annealed to zero at the end of the run. 0 keeps the random first masks.
         same_masks: all clients begin with the same random mask, else each with its own.
-        average: `holders` divides a parameter's moves by the number of clients that had it,
-            `cohort` by the size of the cohort, which is slower where masks overlap little.
+        average: `cohort` divides a parameter's moves by the size of the cohort (the paper),
+            `holders` by the number of clients that had it (DisPFL).
     """
 
     density: float = 0.5
     prune_rate: float = 0.5
     same_masks: bool = True
-    average: str = "holders"
+    average: str = "cohort"
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:

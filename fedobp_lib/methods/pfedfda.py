@@ -7,21 +7,33 @@ nothing of it is learned. In a round, each client of the cohort
 2. trains the extractor under the classifier of these global statistics, which stays as it is,
 3. estimates means and covariance of its own features; a class with hardly any sample keeps the
    global mean,
-4. chooses how far to move from the global to its own statistics, beta in [0, 1], one for the
-   means and one for the covariance: those with the least cross entropy in cross-validation,
+4. chooses how far to move from the global to its own statistics, beta in [0, 1], by default one
+   for the means and one for the covariance: those with the least cross entropy in cross-validation,
 5. uploads the extractor and the interpolated statistics;
 the server averages both. The model that is tested has the classifier of statistics that were
 interpolated in the same way (3, 4) on the client's training data: before local training, with
 the server's extractor.
+
+The paper compares one beta for both (`single_beta`) with two and recommends one, which is found at
+less cost. Two are the default here, since they are what the authors' code does unless told
+otherwise, its example run included, and what the benchmark behind the FedOBP paper does; where one
+is as good, they can come out equal.
 
 Statistics are those of all training samples under the trained extractor; the authors' code
 gathers features while it trains, epoch by epoch. It finds beta by ten steps of L-BFGS from 0.5,
 clipped to [0, 1], and assigns folds at random; here L-BFGS-B runs until it converges, from the
 best of 0, 0.5 and 1, and folds are dealt out class by class, so that every back-end finds the
 same betas. That code adds the identity to each local covariance, and so do we (`ridge`), but not
-its 1e-4 in each element. FL-bench, the benchmark behind the FedOBP paper, fits the statistics and
-betas it tests a client with to the client's test samples and their labels; here no test sample is
-used.
+its 1e-4 in each element. Where it estimates what is uploaded, its check that a class has enough
+samples counts those of all classes, so that a single sample makes a mean; where it estimates what
+is tested it counts as here.
+
+The benchmark, FL-bench, in the copy that the FedOBP authors published, trains no extractor under
+Gaussian statistics: clients train as in FedAvg, classifier included, and the function that would
+average the statistics is never called, so that the global ones stay as they were drawn. Only the
+models of an evaluation get the Gaussian classifier. FL-bench fitted it to the client's test samples
+and their labels until 22 January 2025; since then, and in that copy, to its training samples, as
+here.
 """
 
 from __future__ import annotations
@@ -50,7 +62,7 @@ class PFedFDASettings:
         eps: added to the class shares, and the part of a covariance that is replaced by a
             multiple of the identity before it is inverted.
         ridge: times the identity is added to each local covariance.
-        single_beta: one beta for means and covariance.
+        single_beta: one beta for means and covariance, else one for each.
         mean_weights: the server weighs a client's means by its `samples`, or each mean by the
             samples of its class (`classes`).
     """

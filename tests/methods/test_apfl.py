@@ -36,8 +36,10 @@ def mixed_gradient(alpha, v, w, x, y):
     return of_v, of_alpha.item()
 
 
-def literal_apfl(federation, alpha=0.5):
+def literal_apfl(federation, alpha=0.5, sample_weights=False):
     """Algorithm 1 of APFL with its adaptive alpha, client after client.
+
+    Its server divides the sum of the w by the number of clients.
 
     Returns the models before training of every round, the server's model, every v and alpha.
     """
@@ -77,15 +79,19 @@ def literal_apfl(federation, alpha=0.5):
             for p, *parts in zip(
                 server.parameters(), *(u.parameters() for u in uploads), strict=True
             ):
-                shares = weights_of(federation, cohort)
-                p.copy_(sum(s * part for s, part in zip(shares, parts, strict=True)))
+                if sample_weights:
+                    shares = weights_of(federation, cohort)
+                    p.copy_(sum(s * part for s, part in zip(shares, parts, strict=True)))
+                else:
+                    p.copy_(sum(parts) / len(cohort))
     rows = torch.stack([row_of(federation, v) for v in own])
     return torch.stack(before), row_of(federation, server), rows, torch.tensor(alphas)
 
 
-def test_the_rounds_are_those_of_the_paper():
+@pytest.mark.parametrize("settings", [{}, {"sample_weights": True}])
+def test_the_rounds_are_those_of_the_paper(settings):
     federation = tiny_federation()
-    method = make("apfl", federation)
+    method = make("apfl", federation, **settings)
     before = []
     for number, cohort in enumerate(COHORTS, 1):
         method.round = number
@@ -94,7 +100,7 @@ def test_the_rounds_are_those_of_the_paper():
         assert personal.all()
         before.append(method.models(start, clients))
         method.finish(clients, start, method.train(start, clients))
-    models, server, own, alphas = literal_apfl(federation)
+    models, server, own, alphas = literal_apfl(federation, **settings)
     assert same(torch.cat(before), models)
     assert same(method.global_params, server)
     assert same(method.state["own"], own)
@@ -155,8 +161,8 @@ def test_the_mixture_is_tested_before_and_after():
 def test_at_its_ends_it_is_fedavg_and_local_training(normalized):
     """Fixed at 0, the mixture is the global model; at 1, it is the client's own."""
     federation = normalized_federation() if normalized else tiny_federation()
-    only_global = make("apfl", federation, alpha=0, adaptive=False)
-    only_own = make("apfl", federation, alpha=1, adaptive=False)
+    only_global = make("apfl", federation, alpha=0, adaptive=False, sample_weights=True)
+    only_own = make("apfl", federation, alpha=1, adaptive=False, sample_weights=True)
     fedavg, local = make("fedavg", federation), make("local-only", federation)
     for method in (only_global, only_own, fedavg, local):
         play(method)
@@ -164,6 +170,17 @@ def test_at_its_ends_it_is_fedavg_and_local_training(normalized):
     assert same(models_before(only_global, everyone), models_before(fedavg, everyone), 1e-6)
     assert same(models_before(only_own, everyone), models_before(local, everyone), 1e-6)
     assert same(only_own.global_params, fedavg.global_params, 1e-6)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_clients_count_alike(normalized):
+    """Also in running statistics, and whatever they have of samples."""
+    federation = normalized_federation() if normalized else tiny_federation()
+    method = make("apfl", federation, adaptive=False)
+    ((_, trained),) = play(method, COHORTS[:1])
+    shared = trained[:, federation.layout.size : -1]
+    assert same(method.global_params, (shared[0] + shared[1] + shared[2]) / 3, 1e-6)
+    assert not same(method.global_params, method.average(torch.tensor(COHORTS[0]), shared), 1e-4)
 
 
 def test_running_statistics_are_those_of_the_mixture():

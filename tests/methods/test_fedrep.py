@@ -23,8 +23,11 @@ from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, make_settings
 
 
-def literal_fedrep(federation, body_epochs=1):
-    """A head a client; a fresh optimizer for each part, that knows of no other parameters."""
+def literal_fedrep(federation, body_epochs=1, sample_weights=False):
+    """A head a client; a fresh optimizer for each part, that knows of no other parameters.
+
+    The server of Algorithm 1 divides the sum of the bodies by the number of clients.
+    """
     settings = federation.trainer.settings
     server = module_of(federation)
     heads = [copy.deepcopy(server.classifier) for _ in range(federation.data.clients)]
@@ -52,16 +55,27 @@ def literal_fedrep(federation, body_epochs=1):
             for name, parameter in server.named_parameters():
                 if "classifier" not in name:
                     parts = [model.get_parameter(name) for model in uploads]
-                    parameter.copy_(sum(s * p for s, p in zip(shares, parts, strict=True)))
+                    mean = sum(parts) / len(cohort)
+                    if sample_weights:
+                        mean = sum(s * p for s, p in zip(shares, parts, strict=True))
+                    parameter.copy_(mean)
     return torch.stack(before), server, heads
 
 
-@pytest.mark.parametrize(("epochs", "body_epochs"), [(2, 1), (3, 2), (1, 1)])
-def test_the_rounds_are_those_of_the_paper(epochs, body_epochs):
+@pytest.mark.parametrize(
+    ("epochs", "settings"),
+    [
+        (2, {}),
+        (3, {"body_epochs": 2}),
+        (1, {}),
+        (2, {"sample_weights": True}),
+    ],
+)
+def test_the_rounds_are_those_of_the_paper(epochs, settings):
     federation = tiny_federation(epochs=epochs)
-    method = make("fedrep", federation, body_epochs=body_epochs)
+    method = make("fedrep", federation, **settings)
     rounds = play(method)
-    before, server, heads = literal_fedrep(federation, body_epochs)
+    before, server, heads = literal_fedrep(federation, **settings)
     assert same(torch.cat([start for start, _ in rounds]), before)
     cut = federation.layout.layers["classifier"].start
     assert same(method.global_params[:cut], row_of(federation, server)[:cut])
@@ -128,13 +142,14 @@ def test_heads_stay_and_the_server_never_has_one():
     assert personal[head].all() and not personal[: head.start].any()
 
 
-def test_running_statistics_follow_every_epoch_and_are_averaged():
+@pytest.mark.parametrize("sample_weights", [False, True])
+def test_running_statistics_follow_every_epoch_and_are_averaged(sample_weights):
     federation = normalized_federation()
     layout = federation.layout
     buffers = slice(layout.parameters, layout.size)
-    method = make("fedrep", federation)
+    method = make("fedrep", federation, sample_weights=sample_weights)
     _, (_, trained) = play(method, COHORTS[:2])
-    shares = torch.tensor(weights_of(federation, COHORTS[1]))
+    shares = torch.tensor(weights_of(federation, COHORTS[1]) if sample_weights else [1 / 3] * 3)
     assert same(method.global_params[buffers], shares @ trained[:, buffers])
     clients = torch.tensor([1])
     start, _ = method.start(clients)

@@ -91,25 +91,25 @@ def literal_client(federation, server, keep, client, round_, rate):
 
 
 def literal_server(federation, server, models, keeps, average):
-    """Every parameter's mean over the clients that have it, or over the whole cohort."""
+    """The paper's step, w - 1/S sum of the clients' masked updates; DisPFL's mean for holders."""
     model = module_of(federation, server)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            total, holders = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            update, holders = torch.zeros_like(parameter), torch.zeros_like(parameter)
             for trained, keep in zip(models, keeps, strict=True):
-                total += keep[name] * dict(trained.named_parameters())[name]
+                update += keep[name] * (parameter - trained.get_parameter(name))
                 holders += keep[name]
-            if average == "cohort":  # those without it count as not having moved
-                total += (len(models) - holders) * parameter
-                holders = torch.full_like(parameter, len(models))
-            parameter.copy_(torch.where(holders > 0, total / holders, parameter))
+            divisor = holders.clamp(min=1) if average == "holders" else len(models)
+            parameter.sub_(update / divisor)
     return row_of(federation, model)
 
 
-@pytest.mark.parametrize("average", ["holders", "cohort"])
+@pytest.mark.parametrize("average", [None, "cohort", "holders"])
 def test_fedspa_is_its_papers_algorithm(average):
+    """The paper's without a setting, and DisPFL's server when asked for."""
     federation = federation_of()
-    method = make("fedspa", federation, density=0.3, same_masks=False, average=average)
+    chosen = {} if average is None else {"average": average}
+    method = make("fedspa", federation, density=0.3, same_masks=False, **chosen)
     server, layout = federation.initial.clone(), federation.layout
     masks = {i: named(federation, method.state["masks"][i]) for i in range(5)}
     for number, cohort in enumerate(COHORTS, 1):

@@ -1,7 +1,6 @@
 """LG-FedAvg against a literal version, and what makes it LG-FedAvg."""
 
-import copy
-
+import pytest
 import torch
 import torch.nn.functional as F
 from helpers.batchnorm import normalized_federation
@@ -18,17 +17,20 @@ from helpers.literal import (
     weights_of,
 )
 
+from fedobp_lib.errors import UserError
 
-def literal_lg_fedavg(federation):
-    """A module a client; the server holds a linear classifier and nothing else."""
+
+def literal_lg_fedavg(federation, layers):
+    """A module a client; the server holds copies of the global layers and nothing else."""
     settings = federation.trainer.settings
     clients = [module_of(federation) for _ in range(federation.data.clients)]
-    server = copy.deepcopy(clients[0].classifier)
+    server = {name: copy_of(getattr(clients[0], name)) for name in layers}
     before = []
     for number, cohort in enumerate(COHORTS, 1):
         for client in cohort:
             model = clients[client]
-            model.classifier.load_state_dict(server.state_dict())
+            for name, values in server.items():
+                getattr(model, name).load_state_dict(values)
             before.append(row_of(federation, model))
             optimizer = torch.optim.SGD(
                 model.parameters(), lr=settings.lr, momentum=settings.momentum
@@ -39,39 +41,65 @@ def literal_lg_fedavg(federation):
                     F.cross_entropy(model(x), y).backward()
                     optimizer.step()
         shares = weights_of(federation, cohort)
-        with torch.no_grad():
-            for name, parameter in server.named_parameters():
-                parts = [clients[c].classifier.get_parameter(name) for c in cohort]
-                parameter.copy_(sum(s * p for s, p in zip(shares, parts, strict=True)))
-    return torch.stack(before), server, torch.stack([row_of(federation, m) for m in clients])
+        for name, values in server.items():
+            for part in values:
+                uploads = [getattr(clients[c], name).state_dict()[part] for c in cohort]
+                values[part] = sum(s * u for s, u in zip(shares, uploads, strict=True))
+    return torch.stack(before), server, clients
 
 
-def classifier(federation, row):
-    """Columns of the classifier's weight and bias, found by their names."""
-    views = federation.layout.views(row)
-    return torch.cat([views[f"classifier.{part}"].flatten(-2 + (part == "bias"))
-                      for part in ("weight", "bias")], -1)  # fmt: skip
+def copy_of(layer):
+    """Its tensors by name, apart from the layer."""
+    return {name: tensor.clone() for name, tensor in layer.state_dict().items()}
 
 
-def test_the_rounds_are_those_of_the_paper():
+SETUPS = [
+    ({}, ["classifier"]),
+    ({"global_layers": "conv1, conv2"}, ["conv1", "conv2"]),
+    ({"global_layers": "fc1,conv1"}, ["conv1", "fc1"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "layers"), SETUPS)
+def test_the_rounds_are_those_of_the_paper(settings, layers):
     federation = tiny_federation()
-    method = make("lg-fedavg", federation)
+    method = make("lg-fedavg", federation, **settings)
     rounds = play(method)
-    before, server, own = literal_lg_fedavg(federation)
+    before, server, clients = literal_lg_fedavg(federation, layers)
     assert same(torch.cat([start for start, _ in rounds]), before)
-    expected = torch.cat([server.weight.detach().flatten(), server.bias.detach()])
-    assert same(classifier(federation, method.global_params), expected)
-    cut = federation.layout.layers["classifier"].start
-    assert same(method.state["local"][:, :cut], own[:, :cut])
-    # Clients 0 and 2 last started from another classifier than client 4; all now get the same.
-    assert same(classifier(federation, models_before(method, [0, 2, 3, 4])), expected.repeat(4, 1))
+    for client, model in enumerate(clients):
+        # Client 3 never trained, 4 and 0 sat rounds out; all get the same global layers now.
+        for name, values in server.items():
+            getattr(model, name).load_state_dict(values)
+        ours = models_before(method, [client])[0]
+        assert same(ours, row_of(federation, model))
+        assert same(ours[federation.layout.layers["classifier"]],
+                    row_of(federation, model)[federation.layout.layers["classifier"]])  # fmt: skip
+    _, personal = method.start(torch.tensor([0]))
+    for name, columns in federation.layout.layers.items():
+        assert personal[columns].all() if name not in layers else not personal[columns].any()
+        if name not in layers:  # the server never has one
+            assert torch.equal(method.global_params[columns], federation.initial[columns])
 
 
-def test_batched_equals_the_loop():
-    loop, batched = (make("lg-fedavg", tiny_federation(b)) for b in ("loop", "batched"))
+@pytest.mark.parametrize("layers", ["classifier", "conv1,conv2"])
+def test_batched_equals_the_loop(layers):
+    loop, batched = (
+        make("lg-fedavg", tiny_federation(b), global_layers=layers) for b in ("loop", "batched")
+    )
     for one, other in zip(play(batched), play(loop), strict=True):
         assert same(one[0], other[0], 1e-4) and same(one[1], other[1], 1e-4)
     assert all(same(batched.state[name], loop.state[name], 1e-4) for name in loop.state)
+
+
+def test_all_layers_global_is_fedavg():
+    federation = tiny_federation()
+    method = make("lg-fedavg", federation, global_layers="conv1,conv2,fc1,classifier")
+    fedavg = make("fedavg", federation)
+    play(method)
+    play(fedavg)
+    assert same(method.global_params, fedavg.global_params, 1e-6)
+    assert same(models_before(method, [0, 3]), models_before(fedavg, [0, 3]), 1e-6)
 
 
 def test_representations_stay_and_the_server_never_has_one():
@@ -109,12 +137,27 @@ def test_looking_at_a_client_changes_nothing():
     assert all(torch.equal(state[name], method.state[name]) for name in state)
 
 
-def test_running_statistics_are_local():
+@pytest.mark.parametrize("layers", ["classifier", "conv,norm"])
+def test_running_statistics_are_local(layers):
     federation = normalized_federation()
     layout = federation.layout
-    method = make("lg-fedavg", federation)
+    method = make("lg-fedavg", federation, global_layers=layers)
     rounds = play(method)
     buffers = slice(layout.parameters, layout.size)
     assert torch.equal(models_before(method, [4])[0, buffers], rounds[1][1][2, buffers])
     assert torch.equal(method.global_params[buffers], federation.initial[buffers])
     assert not same(models_before(method, [4])[0, buffers], federation.initial[buffers], 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("", "separated by commas, got ''"),
+        ("conv1,,fc1", "separated by commas"),
+        ("conv1, conv1", "twice"),
+        ("conv1,classifer", "unknown layer 'classifer'; did you mean 'classifier'"),
+    ],
+)
+def test_global_layers_are_checked(layers, message):
+    with pytest.raises(UserError, match=message):
+        make("lg-fedavg", tiny_federation(), global_layers=layers)

@@ -85,27 +85,28 @@ def held_out_loss(z, labels, common, priors):
     return loss
 
 
-def literal_adapt(z, labels, common, priors):
-    """A client's interpolated statistics."""
+def literal_adapt(z, labels, common, priors, single):
+    """A client's interpolated statistics; `single`: both with the same beta."""
     loss, betas = held_out_loss(z, labels, common, priors), [0.0, 0.0]
     if loss is not None:
 
         def with_slope(x):
             point = torch.tensor(x, requires_grad=True)
-            value = loss(point)
+            value = loss(point.expand(2))
             (slope,) = torch.autograd.grad(value, point)
             return value.item(), slope.numpy()
 
-        corners = [(a, b) for a in (0.0, 0.5, 1.0) for b in (0.0, 0.5, 1.0)]
+        corners = [(a, b) for a in (0.0, 0.5, 1.0) for b in (0.0, 0.5, 1.0) if a == b or not single]
+        first = min(corners, key=loss)[: 1 if single else 2]
         best = minimize(
-            with_slope, min(corners, key=loss), jac=True, method="L-BFGS-B", bounds=[(0, 1)] * 2,
+            with_slope, first, jac=True, method="L-BFGS-B", bounds=[(0, 1)] * len(first),
             options={"ftol": 1e-12, "gtol": 1e-8},
         )  # fmt: skip
-        betas = best.x.tolist()
+        betas = [best.x[0], best.x[-1]]
     return mixed(betas, statistics(z, labels, common[0]), common), betas
 
 
-def literal_pfedfda(federation, cohorts):
+def literal_pfedfda(federation, cohorts, single=False):
     """Returns the server's model, means and covariance, and a function from client to model."""
     settings, data = federation.trainer.settings, federation.data
     server = module_of(federation)
@@ -128,7 +129,7 @@ def literal_pfedfda(federation, cohorts):
         images, labels = data.train(client)
         with torch.no_grad():
             z = model.features(images).double()
-        return literal_adapt(z, labels, (means, covariance), priors_of(client))[0]
+        return literal_adapt(z, labels, (means, covariance), priors_of(client), single)[0]
 
     for number, cohort in enumerate(cohorts, 1):
         uploads = []
@@ -187,6 +188,19 @@ def test_pfedfda_is_the_literal_algorithm(after_three_rounds):
         expected = tested_model(client)
         assert same(model, expected)
         assert same(model[body.stop :], expected[body.stop :])
+
+
+def test_one_beta_for_both():
+    federation = tiny_federation()
+    method = make("pfedfda", federation, single_beta=True)
+    play(method, COHORTS[:1])
+    _, means, covariance, tested_model = literal_pfedfda(federation, COHORTS[:1], single=True)
+    assert same(method.state["means"], means.float())
+    assert same(method.state["covariance"], covariance.float())
+    assert same(before_training(method, [2])[0], tested_model(2))
+    two = make("pfedfda", federation)
+    play(two, COHORTS[:1])
+    assert not same(two.state["covariance"], covariance.float(), 1e-3)
 
 
 def test_batched_equals_loop(after_three_rounds):
