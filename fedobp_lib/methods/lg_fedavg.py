@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import UserError, unknown
-from .base import Federation, Method, column_mask, register
+from .base import Federation, Method, added, column_mask, register
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LGFedAvgSettings:
             `conv1,conv2`; all others are local.
     """
 
-    global_layers: str = "classifier"
+    global_layers: str = added("classifier")
 
     def __post_init__(self) -> None:
         names = self.names

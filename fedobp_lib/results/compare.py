@@ -34,8 +34,8 @@ from .tables import accuracies
 RULE = (
     "agrees: the printed mean lies within our interval, widened on each side by one percentage "
     "point. The printed deviation is not used: it is one over momentum and repetition with one "
-    "seed, not over seeds. Our interval is the 95 % bootstrap interval of the mean over seeds, which is too narrow for few "
-    "seeds (four: it covers about 80 %, two: half); with one seed it is that one value. Compared "
+    "seed, not over seeds. Our interval is the 95 % bootstrap interval of the mean over seeds, "
+    "which is too narrow for few seeds (four: it covers about 80 %, two: half); with one seed it is that one value. Compared "
     "at the two decimals that the paper prints. "
     "differs: it does not. "
     "not run: there is no finished run. "

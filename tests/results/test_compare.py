@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
 from helpers.fake_runs import fake_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,11 +224,6 @@ def test_a_comparison_for_people(tmp_path):
     printed = comparison_text(frame)
     assert max(map(len, printed.splitlines())) < 80
     assert " ".join(printed.split()).endswith(RULE)
-
-
-def test_the_readme_states_the_rule_as_it_is():
-    readme = (ROOT / "README.md").read_text()
-    assert RULE in " ".join(readme.replace("**", "").replace("\n- ", "\n").split())
 
 
 @pytest.fixture
