@@ -24,13 +24,15 @@ LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0
 HIGHLIGHT = "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
-# The variants of `experiments.NORMALIZATIONS`. `none` is FedOBP as the paper has it; `global` must
-# lie upon it, so it is drawn above and thin.
+# The variants of `normalizations.ALL_NORMALIZATIONS`. `none` is FedOBP as the paper has it;
+# `global` must lie upon it, so it is drawn above and thin.
 NORMALIZATION_STYLE: dict[str, dict[str, Any]] = {
     "none": {"color": HIGHLIGHT, "lw": 3.2, "ls": "-", "zorder": 3},
     "layer": {"color": "#0072B2", "lw": 1.3, "ls": "-.", "zorder": 4},
     "global": {"color": "black", "lw": 1.1, "ls": "--", "zorder": 5},
     "global_classifier_only": {"color": "#009E73", "lw": 1.3, "ls": ":", "zorder": 4},
+    "layer_of_the_text": {"color": "#56B4E9", "lw": 1.1, "ls": "-.", "zorder": 3},
+    "classifier_same_quantile": {"color": "#CC79A7", "lw": 1.1, "ls": ":", "zorder": 3},
 }
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,

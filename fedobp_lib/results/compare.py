@@ -20,11 +20,11 @@ from ..runs.experiments import (
     Experiment,
     accuracy_runs,
     find_experiment,
-    normalization_of,
     normalization_runs,
     parameters_of,
     resnet18_runs,
 )
+from ..runs.normalizations import normalization_of
 from ..runs.presets import listed
 from ..runs.store import RunResult
 from ..runs.sweeps import finished
@@ -84,7 +84,7 @@ def compare_normalizations(results: Sequence[RunResult]) -> pd.DataFrame:
 
     Args:
         results: finished runs of `experiments.normalization_runs`; `normalization` has the keys
-            of `experiments.NORMALIZATIONS`.
+            of `normalizations.ALL_NORMALIZATIONS`.
     """
     published = published_normalizations().rename(columns={"accuracy_percent": "published_mean"})
     published = published.assign(table=8, published_std=np.nan)

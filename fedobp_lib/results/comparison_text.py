@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..methods import METHODS
-from ..runs.experiments import NORMALIZATION_TITLES
+from ..runs.normalizations import NORMALIZATION_TITLES
 from ..terminal import TOGETHER, folded
 from .compare import RULE, VERDICTS
 from .departures import AS_IN_THE_PAPER

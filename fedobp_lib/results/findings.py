@@ -121,8 +121,8 @@ def _printed_cells() -> Finding:
         f"two organ sets that makes {without['explanation'].isin([MIX, OPEN]).sum()} of "
         f"{len(without)}. By chance it would be {chance.mean():.1f} cells (at most "
         f"{chance.max()} in {len(chance):,} permutations). All logs have seed 42, so a printed "
-        "deviation is one over momentum and repetition, not over seeds. FedOBP's own 16 cells come from none of the "
-        "logged values.",
+        "deviation is one over momentum and repetition, not over seeds. FedOBP's own 16 cells come "
+        "from none of the logged values.",
         "09",
     )
 

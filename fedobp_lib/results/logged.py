@@ -17,7 +17,7 @@ from ..config import ResolvedConfig, RunConfig
 from ..decoupling import personal_count
 from ..errors import unknown
 from ..paper import logged
-from ..runs.experiments import NORMALIZATIONS
+from ..runs.normalizations import NORMALIZATIONS
 from ..runs.presets import listed
 from ..runs.store import RunResult
 from ..simulation import HISTORY, LAYERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..methods import METHODS
-from ..runs.experiments import NORMALIZATION_TITLES
+from ..runs.normalizations import NORMALIZATION_TITLES
 
 
 def title_of(method: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import UserError
 from ..paper.published import published_resnet18
+from .normalizations import normalization_settings
 from .presets import grid, listed
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
@@ -25,21 +26,6 @@ QUANTILES = {
     "smoke": (0.0, 0.9, 0.999, 1.0),
     "quick": (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.99, 0.999, 0.9995, 0.9999, 1.0),
     "paper": (*COARSE, *FINE, *FINER, *FINEST, 1.0),
-}
-
-# The paper's Appendix C.5; keys as in the published Table 8.
-NORMALIZATIONS: dict[str, dict[str, Any]] = {
-    "none": {"normalization": "none"},
-    "layer": {"normalization": "layer"},
-    "global": {"normalization": "global"},
-    "global_classifier_only": {"normalization": "global", "classifier_only": True},
-}
-
-NORMALIZATION_TITLES = {  # as the paper calls them
-    "none": "NoNorm",
-    "layer": "LayerNorm",
-    "global": "GlobalNorm w/o CLS",
-    "global_classifier_only": "GlobalNorm with CLS",
 }
 
 # The methods of Table 7, and what a small machine computes of them.
@@ -82,14 +68,14 @@ def layer_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
 
 
 def normalization_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
-    """Table 8, Figures 11 and 12: FedOBP with each of `NORMALIZATIONS`; see `presets.grid`.
+    """Table 8, Figures 11 and 12: FedOBP with each of `ALL_NORMALIZATIONS`; see `presets.grid`.
 
     `methods` is ignored.
     """
     return [
         replace(config, settings=settings)
         for config in _fedobp_runs(preset, given, {})
-        for settings in NORMALIZATIONS.values()
+        for settings in normalization_settings(config)
     ]
 
 
@@ -243,13 +229,3 @@ def parameters_of(
 def experiment_of(notebook: str) -> Experiment:
     """The experiment of a notebook's number, such as `02`."""
     return next(e for e in EXPERIMENTS if e.notebook == notebook)
-
-
-def normalization_of(config: RunConfig) -> str | None:
-    """Which of `NORMALIZATIONS` a run of FedOBP is; None: another combination."""
-
-    def key(settings: Mapping[str, Any]) -> tuple[Any, Any]:
-        return settings.get("normalization", "none"), settings.get("classifier_only", False)
-
-    names = {key(settings): name for name, settings in NORMALIZATIONS.items()}
-    return names.get(key(config.settings))

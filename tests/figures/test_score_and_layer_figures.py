@@ -12,12 +12,8 @@ from fedobp_lib import figures
 from fedobp_lib.paths import figures_dir, runs_dir
 from fedobp_lib.results.layers import layer_frame, layer_table, variant_layers
 from fedobp_lib.results.quantiles import quantile_frame
-from fedobp_lib.runs.experiments import (
-    layer_runs,
-    normalization_of,
-    normalization_runs,
-    score_runs,
-)
+from fedobp_lib.runs.experiments import layer_runs, normalization_runs, score_runs
+from fedobp_lib.runs.normalizations import normalization_of
 
 
 def make_runs(configs):

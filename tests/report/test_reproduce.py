@@ -91,8 +91,8 @@ def test_small_presets_keep_their_own_data_sets_and_what_is_given_wins():
 def test_a_run_that_several_notebooks_need_is_there_once():
     plan = choose("smoke", only=["02", "05", "06"], methods=["fedavg", "fedobp"])
     ids = [run_id(c.resolved(), load_data(c.dataset)) for c in plan.runs]
-    # FedAvg; FedOBP in four variants, of which the first is that of 02 and 05.
-    assert len(ids) == len(set(ids)) == 5
+    # FedAvg; FedOBP in six variants, of which the first is that of 02 and 05.
+    assert len(ids) == len(set(ids)) == 7
     plan = choose("paper", tables=[1, 8], methods=["fedavg"], seeds=[0])
     order = [config.dataset for config in plan.runs]
     assert order == sorted(order, key=order.index) and len(set(order)) == 8

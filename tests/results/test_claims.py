@@ -9,7 +9,8 @@ from helpers.fake_runs import fake_run
 from fedobp_lib.errors import UserError
 from fedobp_lib.paper.published import METHOD_NAMES, published_accuracy
 from fedobp_lib.results.claims import CLAIMS, claims_about, claims_table
-from fedobp_lib.runs.experiments import FIRST_FOUR, NORMALIZATIONS
+from fedobp_lib.runs.experiments import FIRST_FOUR
+from fedobp_lib.runs.normalizations import NORMALIZATIONS
 
 METHODS = list(METHOD_NAMES.values())
 PLACES = sorted({place for claim in CLAIMS for place in claim.places})

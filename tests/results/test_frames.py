@@ -12,13 +12,8 @@ from fedobp_lib.paths import runs_dir
 from fedobp_lib.results.convergence import convergence_frame
 from fedobp_lib.results.layers import layer_frame, layer_table, variant_layers
 from fedobp_lib.results.quantiles import quantile_frame, score_peaks
-from fedobp_lib.runs.experiments import (
-    NORMALIZATIONS,
-    layer_runs,
-    normalization_of,
-    normalization_runs,
-    score_runs,
-)
+from fedobp_lib.runs.experiments import layer_runs, normalization_runs, score_runs
+from fedobp_lib.runs.normalizations import ALL_NORMALIZATIONS, normalization_of
 
 SETTING = {"datasets": ["cifar10", "mnist"], "seeds": [0, 1], "rounds": 8}
 
@@ -119,11 +114,11 @@ def test_the_stable_part_of_a_long_run_begins_after_round_300():
 def test_variants_of_the_normalization():
     results = make_runs(normalization_runs("smoke", **SETTING))
     names = [normalization_of(result.config) for result in results]
-    assert set(names) == set(NORMALIZATIONS)
+    assert set(names) == set(ALL_NORMALIZATIONS)
     for name, result in zip(names, results, strict=True):
-        assert result.config.settings.items() >= NORMALIZATIONS[name].items()
+        assert result.config.settings.items() >= ALL_NORMALIZATIONS[name].items()
     frame = variant_layers(results, normalization_of)
-    assert len(frame) == 2 * 4 * 4
+    assert len(frame) == 2 * 6 * 4
     for row in frame.itertuples():
         seeds = [
             shares(result)[8][row.layer]
@@ -132,4 +127,4 @@ def test_variants_of_the_normalization():
         ]
         assert (row.share, row.std) == pytest.approx((mean(seeds), stdev(seeds)))
     curves = convergence_frame(results, name=normalization_of)
-    assert set(curves["method"]) == set(NORMALIZATIONS) and (curves["seeds"] == 2).all()
+    assert set(curves["method"]) == set(ALL_NORMALIZATIONS) and (curves["seeds"] == 2).all()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ...runs.experiments import NORMALIZATION_TITLES, normalization_of
+from ...runs.normalizations import NORMALIZATION_TITLES, normalization_of
 from ...runs.store import RunResult
 from ..layers import variant_layers
 from .accuracy import Means
