@@ -81,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.set_defaults(action=_run)
 
     reproduce = commands.add_parser("reproduce", help="execute the notebooks, draw the figures")
-    reproduce.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    reproduce.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
     reproduce.add_argument(
         "--table", nargs="+", type=int, action="extend", metavar="N", help="tables of the paper"
     )
@@ -105,7 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(action=_reproduce)
 
     compare = commands.add_parser("compare", help="finished runs beside the published numbers")
-    compare.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    compare.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
     compare.add_argument("--table", nargs="+", type=int, metavar="N", help="1, 6, 7, 8")
     compare.add_argument(
         "--with", dest="against", default="printed", choices=("printed", "logged"),
@@ -119,7 +123,9 @@ def build_parser() -> argparse.ArgumentParser:
     findings.set_defaults(action=_findings)
 
     report = commands.add_parser("report", help="one HTML page with all tables and figures")
-    report.add_argument("--preset", default="quick", help="smoke, quick (default) or paper")
+    report.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
     report.add_argument("--output", metavar="FILE", help="default: figures/PRESET/report.html")
     report.set_defaults(action=_report)
 

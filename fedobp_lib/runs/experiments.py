@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..paper.published import published_resnet18
 from .normalizations import normalization_settings
-from .presets import grid, listed
+from .presets import PRESETS, grid, listed
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
 FINE = [round(0.99 + 0.001 * i, 3) for i in range(10)]
@@ -55,7 +55,7 @@ def score_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
         replace(config, settings={"score": score, "quantile": quantile}, eval_after="never")
         for config in _fedobp_runs(preset, given, own)
         for score in ("gradient", "fisher", "obp")
-        for quantile in QUANTILES[preset]
+        for quantile in QUANTILES[_size(preset)]
     ]
 
 
@@ -95,7 +95,8 @@ def resnet18_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
             "alphas": (0.1,),
         },
     }
-    small: dict[str, Any] = {} if preset == "paper" else {"local_epochs": 1}
+    whole = _size(preset) == "paper"
+    small: dict[str, Any] = {} if whole else {"local_epochs": 1}
     printed = published_resnet18().dropna(subset="personalized_percent").set_index("dataset")
     configs = []
     for config in grid(preset, **_filled(preset, given, own)):
@@ -104,9 +105,7 @@ def resnet18_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
             share = printed.loc[config.dataset, "personalized_percent"] / 100
             settings = {"quantile": round(1 - share, 6)}
         configs.append(
-            replace(
-                config, model="resnet18", pretrained=preset == "paper", settings=settings, **small
-            )
+            replace(config, model="resnet18", pretrained=whole, settings=settings, **small)
         )
     return configs
 
@@ -116,9 +115,14 @@ def _fedobp_runs(preset: str, given: dict[str, Any], own: Own) -> list[RunConfig
     return grid(preset, **{**_filled(preset, given, own), "methods": ["fedobp"]})
 
 
+def _size(preset: str) -> str:
+    """The preset that a preset is as large as: `logged` and `printed` are as large as `paper`."""
+    return "paper" if preset in PRESETS and PRESETS[preset].as_logged else preset
+
+
 def _filled(preset: str, given: dict[str, Any], own: Own) -> dict[str, Any]:
     """The parameters given, and where there are none the experiment's own at this preset."""
-    return own.get(preset, {}) | {k: v for k, v in given.items() if v is not None}
+    return own.get(_size(preset), {}) | {k: v for k, v in given.items() if v is not None}
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ def parameters_of(
         given: datasets, alphas, methods, seeds, rounds, where they are given.
     """
     datasets = listed(given.get("datasets"))
-    real = any(name != "digits" for name in datasets) if datasets else preset == "paper"
+    real = any(name != "digits" for name in datasets) if datasets else _size(preset) == "paper"
     joined: dict[str, dict[Any, None]] = {}
     for part in parts if real else ():
         for name, values in part.items():

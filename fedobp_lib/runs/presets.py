@@ -11,6 +11,7 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import UserError, unknown
 from ..methods import METHODS, find_method
+from .as_logged import logged_settings
 
 PAPER_DATASETS = (
     "cifar10", "cifar100", "emnist", "svhn", "mnist", "fmnist", "medmnistA", "medmnistC",
@@ -23,8 +24,10 @@ class Preset:
 
     Attributes:
         datasets, alphas, seeds: the grid.
-        settings: fields of `RunConfig` that differ from their defaults.
         purpose: one line for people.
+        settings: fields of `RunConfig` that differ from their defaults.
+        as_logged: methods have the settings of the authors' logged runs.
+        momenta: of each seed in turn, repeated; empty: the protocol's.
     """
 
     datasets: tuple[str, ...]
@@ -32,6 +35,17 @@ class Preset:
     seeds: tuple[int, ...]
     purpose: str
     settings: dict[str, Any] = field(default_factory=dict)
+    as_logged: bool = False
+    momenta: tuple[float, ...] = ()
+
+    def of(self, method: str, dataset: str, alpha: float, seed: int) -> dict[str, Any]:
+        """Fields of `RunConfig` of one run that differ from their defaults."""
+        fields: dict[str, Any] = dict(self.settings)
+        if self.as_logged:
+            fields["settings"] = logged_settings(method, dataset, alpha)
+        if self.momenta:
+            fields["momentum"] = self.momenta[seed % len(self.momenta)]
+        return fields
 
 
 PRESETS = {
@@ -61,6 +75,21 @@ PRESETS = {
         seeds=(0, 1, 2, 3),
         purpose="the paper's setting; needs the data sets and, in practice, a GPU",
     ),
+    "logged": Preset(
+        datasets=PAPER_DATASETS,
+        alphas=(0.1, 0.5),
+        seeds=(0,),
+        purpose="as the authors ran it at momentum 0.7; each run has a logged counterpart",
+        as_logged=True,
+    ),
+    "printed": Preset(
+        datasets=PAPER_DATASETS,
+        alphas=(0.1, 0.5),
+        seeds=(0, 1, 2, 3),
+        purpose="what most printed cells are: three runs at momentum 0, one at 0.7",
+        as_logged=True,
+        momenta=(0.0, 0.0, 0.0, 0.7),
+    ),
 }
 
 
@@ -77,7 +106,7 @@ def grid(
     A list may also be a single value or the text of a list, as `papermill -p` passes them.
 
     Args:
-        preset: `smoke`, `quick` or `paper`; what is not given below is the preset's.
+        preset: a name of `PRESETS`; what is not given below is the preset's.
         datasets, alphas, seeds: the grid.
         methods: names; None: every registered method.
         rounds: communication rounds.
@@ -89,13 +118,17 @@ def grid(
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     base = PRESETS[preset]
-    settings = dict(base.settings)
-    if rounds is not None:
-        settings["rounds"] = rounds
+    given = {} if rounds is None else {"rounds": rounds}
     for method in methods or ():
         find_method(method)
     return [
-        RunConfig(method=method, dataset=dataset, alpha=alpha, seed=seed, **settings)
+        RunConfig(
+            method=method,
+            dataset=dataset,
+            alpha=alpha,
+            seed=seed,
+            **(base.of(method, dataset, alpha, seed) | given),
+        )
         for dataset, alpha, method, seed in product(
             datasets or base.datasets,
             alphas or base.alphas,

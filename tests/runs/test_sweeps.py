@@ -4,6 +4,8 @@ import pytest
 
 from fedobp_lib import grid, run_all
 from fedobp_lib.errors import UserError
+from fedobp_lib.runs.experiments import EXPERIMENTS
+from fedobp_lib.runs.presets import PRESETS
 from fedobp_lib.runs.sweeps import missing
 
 
@@ -28,3 +30,24 @@ def test_a_grid_takes_lists_as_papermill_passes_them():
     assert [c.seed for c in grid("smoke", methods="fedavg", seeds=range(2))] == [0, 1]
     with pytest.raises(UserError, match="not a list"):
         grid("smoke", "[digits")
+
+
+def test_the_preset_logged_is_what_the_authors_ran():
+    configs = grid("logged", ["cifar100"], [0.1], ["fedobp", "flute", "fedavg"], rounds=100)
+    ours, flute, fedavg = (config.resolved() for config in configs)
+    assert ours.settings["quantile"] == 0.99505 and ours.settings["ema"] == 0.5
+    assert ours.settings["score"] == "saliency" and ours.settings["normalization"] == "global"
+    assert flute.settings["benchmark"] is True
+    assert {c.momentum for c in (ours, flute, fedavg)} == {0.7} and ours.rounds == 100
+
+
+def test_the_preset_printed_is_the_mix():
+    configs = [c.resolved() for c in grid("printed", ["mnist"], [0.5], ["fedavg"])]
+    assert [config.momentum for config in configs] == [0.0, 0.0, 0.0, 0.7]
+    assert len({config.seed for config in configs}) == 4 and {c.rounds for c in configs} == {400}
+
+
+def test_every_experiment_knows_every_preset():
+    for experiment in EXPERIMENTS:
+        for preset in PRESETS if experiment.runs else ():
+            assert experiment.runs(preset)
