@@ -17,6 +17,12 @@ a threshold. The official code takes each pass's last batch for it; this kit all
 after the pass, which is less a matter of chance, and it ends after some passes in any case.
 Running statistics of batch normalization come from the server.
 
+In the official code all clients learn in every round, selected or not: a client that is not
+selected learns its weights as well, and what they give becomes its old model. The paper's
+Algorithm 1 lets only the cohort do that, and so does this kit by default, as a client that is not
+selected otherwise has nothing to do in a round. `everyone=true` is the official code's way; a
+round then costs a pass over the data of all clients.
+
 In the benchmark behind the FedOBP paper all clients share one old model and one set of weights,
 those of whoever came before; here each client has its own, as in FedALA's paper.
 """
@@ -45,6 +51,7 @@ class FedALASettings:
         threshold: the loss has settled when its standard deviation is below (official code: 0.1).
         window: over this many passes (official code: 10; at least one pass more is made).
         passes: at most, the first time; not limited in the official code.
+        everyone: whether clients that are not selected learn weights too, as in the official code.
     """
 
     layers: int = 1
@@ -53,6 +60,7 @@ class FedALASettings:
     threshold: float = 0.1
     window: int = 10
     passes: int = 50
+    everyone: bool = False
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -114,10 +122,21 @@ class FedALA(Method):
         return rows[:, : self.federation.layout.size]
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        if self.settings.everyone:
+            away = torch.ones_like(self.state["learned"])
+            away[clients] = False
+            # As many at a time as train at a time: all may be too many for the memory.
+            for others in away.nonzero()[:, 0].split(len(clients)):
+                untrained, _ = self.start(others)
+                self.keep(others, untrained, untrained)
+        self.keep(clients, start, trained)
+        super().finish(clients, start, trained)
+
+    def keep(self, clients: Tensor, start: Tensor, models: Tensor) -> None:
+        """Keep the weights in the rows `start`, and `models` as the clients' old ones."""
         self.state["learned"][clients] = self.state["learned"][clients] | self.differs(clients)
         self.state["weights"][clients] = start[:, self.federation.layout.size :]
-        self.state["upper"][clients] = trained[:, self.columns]
-        super().finish(clients, start, trained)
+        self.state["upper"][clients] = models[:, self.columns]
 
     def differs(self, clients: Tensor) -> Tensor:
         """Whether a client's old model is another than the server's: bool (K,)."""

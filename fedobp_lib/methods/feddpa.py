@@ -6,20 +6,28 @@ A client keeps the model of its last round. In a round, each client of the cohor
 2. scales it to [0, 1] within each tensor; parameters above the threshold are personal;
 3. keeps its personal parameters and takes the shared ones from the server;
 4. trains the personal parameters alone, for all its epochs, with the constraint
-   `lambda_1 / 2 * L` added to the loss; L is the sum over tensors of the distance from the
-   server's model (a length, not its square), so personal parameters do not stray far;
+   `lambda_1 / 2 * L` added to the loss (Eq. 9); L is their distance from the client's own
+   personal parameters of before the round, so they do not stray far;
 5. trains the shared parameters alone, for as many epochs again, with the constraint
-   `lambda_2 / 2 * |L - bound|`, so that L comes near the clipping bound and clipping takes
-   little away;
+   `lambda_2 / 2 * |L - bound|` (Eq. 11); L is their distance from the server's, so that it comes
+   near the clipping bound and clipping takes little away;
 6. uploads the update of the whole model, clipped and noised if asked, and keeps the model
    itself as it was trained, without noise.
-The server adds the mean of the updates, weighted by training samples.
+The server adds the plain mean of the updates (Algorithm 1). A distance is a sum over tensors of
+lengths, not of their squares, as the authors' code (xiyuanyang45/DynamicPFL) computes it.
 
-The steps are those of the authors' code (xiyuanyang45/DynamicPFL), which trains by Adam; here
-the federation's SGD does. Clipping and noise are off, as in the comparison of the FedOBP paper.
-The benchmark behind it takes the threshold for a quantile of each tensor (`rule="quantile"`: at
-0.4, 60 % are personal), trains all parameters at once without constraints, and computes the
-Fisher values on the model of the client that was trained before.
+That code differs from its paper. It measures both distances from the server's model, the second
+one over all parameters (`constraints="code"`); it weights the mean by training samples; and its
+defaults of the strengths, 0.1 and 0.05, are the other way round than what Section 4.3 recommends,
+which are the defaults here. It trains by Adam; here the federation's SGD does. Clipping and noise
+are off, as in the comparison of the FedOBP paper.
+
+The benchmark behind that paper takes the threshold for a quantile of each tensor (at 0.4, 60 % are
+personal), trains all parameters at once without constraints, for as many epochs as FedAvg, and
+weights the mean by training samples. `benchmark=true` does that. The benchmark moreover takes the
+Fisher values on whatever model was trained before, so mostly another client's. That is a slip and
+depends on the order in which clients happen to be computed; it is not reproduced: Fisher values
+are those of the client's own model in any case.
 """
 
 from __future__ import annotations
@@ -38,38 +46,47 @@ from ..training.tasks import Gradient, Task
 from .base import Federation, Method, register
 
 RULES = ("value", "quantile")
+CONSTRAINTS = ("paper", "code")
 
 
 @dataclass(frozen=True)
 class FedDPASettings:
-    """Hyperparameters of FedDPA; the defaults are those of the authors' code.
+    """Hyperparameters of FedDPA; threshold and bound are those of the authors' code.
 
     Attributes:
         threshold: in [0, 1]; 0.4 also in the FedOBP paper's Appendix B.4.
         rule: `value`: the threshold is one of scaled Fisher values; `quantile`: of each
             tensor's quantile.
-        lambda_1: strength of the constraint on personal parameters.
-        lambda_2: strength of the constraint on shared parameters.
+        lambda_1: strength of the constraint on personal parameters (Section 4.3: about 0.05).
+        lambda_2: strength of the constraint on shared parameters (Section 4.3: about 0.1).
+        constraints: `paper`: distances of the parameters that train from where they began;
+            `code`: of all parameters from the server's.
         bound: length to which updates are drawn, and clipped if they are.
         clip: shorten uploaded updates to `bound`. The authors do; off here.
         noise: noise multiplier; normal noise of deviation `noise * bound / sqrt(clients)` is
             added to every uploaded parameter. The authors derive it from a privacy budget.
             Buffers of batch normalization are neither clipped nor noised.
+        benchmark: as the benchmark behind the FedOBP paper: the rule `quantile`, all parameters
+            trained at once without constraints, a weighted mean.
     """
 
     threshold: float = 0.4
     rule: str = "value"
-    lambda_1: float = 0.1
-    lambda_2: float = 0.05
+    lambda_1: float = 0.05
+    lambda_2: float = 0.1
+    constraints: str = "paper"
     bound: float = 0.5
     clip: bool = False
     noise: float = 0.0
+    benchmark: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise UserError(f"the threshold must lie in [0, 1], got {self.threshold}")
         if self.rule not in RULES:
             raise unknown("threshold rule", self.rule, RULES)
+        if self.constraints not in CONSTRAINTS:
+            raise unknown("form of the constraints", self.constraints, CONSTRAINTS)
         for name in ("lambda_1", "lambda_2", "noise"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -77,6 +94,8 @@ class FedDPASettings:
             raise UserError(f"the bound must be positive, got {self.bound}")
         if self.noise and not self.clip:
             raise UserError("noise protects nothing without clipping; set clip=true as well")
+        if self.benchmark and self.clip:
+            raise UserError("the benchmark does not clip; set benchmark=false or clip=false")
 
 
 class PersonalThenShared(Task):
@@ -86,8 +105,8 @@ class PersonalThenShared(Task):
         sizes: numbers of parameters of the tensors.
         settings: strengths and bound.
         variables: models (K, size).
-        given: `personal`, bool (K, size), false in buffer columns, and `server`, the server's
-            model (K, size), the same in every row.
+        given: `personal`, bool (K, size), false in buffer columns, and `anchor`, the models
+            (K, size) from which distances are measured.
     """
 
     def __init__(
@@ -106,7 +125,10 @@ class PersonalThenShared(Task):
         self, variables: Tensor, given: dict, phase: str, gradient: Gradient, draw: Tensor
     ) -> Tensor:
         columns = slice(0, sum(self.sizes))
-        parts = (variables - given["server"])[:, columns].split(self.sizes, dim=1)
+        apart = variables - given["anchor"]
+        if self.settings.constraints == "paper":
+            apart = apart * self.mask(given, phase)
+        parts = apart[:, columns].split(self.sizes, dim=1)
         lengths = [part.norm(dim=1, keepdim=True) for part in parts]
         # The gradient of a length; of length zero, zero.
         outwards = torch.cat(
@@ -134,6 +156,7 @@ class FedDPA(Method):
         layout = federation.layout
         spans = [s for s in layout.spans.values() if s.start < layout.parameters]
         self.sizes = [span.stop - span.start for span in spans]
+        self.rule = "quantile" if self.settings.benchmark else self.settings.rule
         self.state["local"] = self.bank()
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +174,7 @@ class FedDPA(Method):
             # Where all values are equal, none stands out: zeros.
             scaled = (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
             tau = scaled.new_full((len(scaled),), self.settings.threshold)
-            if self.settings.rule == "quantile":
+            if self.rule == "quantile":
                 tau = threshold(scaled, self.settings.threshold)
             masks.append(personal_mask(scaled, tau))
         return torch.cat(masks, dim=1)
@@ -160,18 +183,29 @@ class FedDPA(Method):
         return rows[:, : self.federation.layout.size]
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
+        models = self.models(start, clients)
+        if self.settings.benchmark:
+            return Task(models)
         layout = self.federation.layout
         personal = F.pad(start[:, layout.size :] > 0, (0, layout.size - layout.parameters))
-        server = self.global_params.expand(len(clients), -1)
-        models = self.models(start, clients)
+        # A round begins with the client's own personal and the server's shared parameters.
+        anchor = models
+        if self.settings.constraints == "code":
+            anchor = self.global_params.expand(len(clients), -1)
         return PersonalThenShared(
-            self.sizes, self.settings, models, personal=personal, server=server
+            self.sizes, self.settings, models, personal=personal, anchor=anchor
         )
 
     def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        if self.settings.benchmark:
+            return super().train(start, clients, purpose)
         trainer = self.federation.trainer
         task, epochs = self.task(start, clients), 2 * trainer.settings.epochs
         return trainer.fit(task, clients.tolist(), self.round, purpose, epochs=epochs)
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """The plain mean of rows (size,) (paper, Algorithm 1); the benchmark weights it."""
+        return super().average(clients, rows) if self.settings.benchmark else rows.mean(0)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained

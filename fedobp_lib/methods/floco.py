@@ -18,9 +18,15 @@ L1 ball of radius `rho` around its own point, as the authors' code draws them: a
 direction from a cube, a uniform length; the weights then need not sum to one. Its model is
 tested at its own point. FLOCO+, with a further local copy, is not the method compared.
 
-The benchmark behind the FedOBP paper has the authors' first code. There `tau` is 10 and `rho`
-0.1 unless set, the signals are taken at the beginning of round `tau`, and their sign is not
-turned.
+The paper's experiments have 20 end points and regions of radius 0.1. The authors' Flower baseline
+has 10 end points, and a radius of 0.1 for five folds of classes and 0.3 for a Dirichlet partition
+with alpha 0.5, which is as uneven as the mildest that is compared here. The paper's values are
+the defaults; `endpoints=10 rho=0.3` are Flower's.
+
+The benchmark behind the FedOBP paper has the authors' first code, with 10 end points, radius 0.1
+and `tau` 10 unless set: `endpoints=10 rho=0.1 tau=11`. It counts rounds from 0, so its tenth is
+the eleventh here. It takes the signals at the beginning of that round, from a model one round
+newer than this kit does, and does not turn their sign.
 """
 
 from __future__ import annotations
@@ -42,18 +48,19 @@ from .simplex import project
 
 @dataclass(frozen=True)
 class FlocoSettings:
-    """Hyperparameters of FLOCO; the defaults are those of the authors' Flower baseline.
+    """Hyperparameters of FLOCO; the defaults are those of the paper's experiments.
 
     Attributes:
-        endpoints: of the simplex.
+        endpoints: M, of the simplex (paper: 20; Flower baseline and benchmark: 10).
         tau: the first round with a region for every client, counted from 1; None: half of the
             run's rounds, as the paper's 250 of 500.
-        rho: radius of a client's region; 0.3 for Dirichlet partitions (0.1 for five folds).
+        rho: radius of a client's region (paper and benchmark: 0.1; Flower baseline: 0.3 for a
+            Dirichlet partition, 0.1 for five folds).
     """
 
-    endpoints: int = 10
+    endpoints: int = 20
     tau: int | None = None
-    rho: float = 0.3
+    rho: float = 0.1
 
     def __post_init__(self) -> None:
         if self.endpoints < 2:

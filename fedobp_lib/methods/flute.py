@@ -10,14 +10,25 @@ with Frobenius norms. In a round, each client of the cohort
 2. trains the head alone, and in the last epoch head and representation together, on its
    cross entropy + lambda1 NC(W) + lambda2 |W|^2 + lambda3 |features of the batch|^2,
 3. uploads both;
-the server averages the representations and then moves the heads it got one step down the
-gradient of the cohort's mean NC; these heads are what the clients go on with. Biases belong to
-the heads, but no regularizer touches them.
+the server takes the plain mean of the representations (Algorithm 2) and then moves the heads it
+got one step down the gradient of the cohort's mean NC; these heads are what the clients go on
+with. Biases belong to the heads, but no regularizer touches them.
+
+How the regularizers are read, which is as in the authors' code: NC is the distance itself, not
+its square; the feature term is the squared norm summed over a batch, while the cross entropy is
+its mean, so it weighs more in larger batches. That code trains the heads first, as here, but
+weights its mean by numbers of samples. A client that was never selected has the initial head
+here; there it has the server's averaged one, as its first head is the server's own memory.
 
 The paper makes the representation under-parameterized by few features: in the authors' code the
 classifier is given 64 for CIFAR-10. Here it is given those of the federation's model. That code
-also has a weight decay of 1e-4, which is no part of the method and is left out. The benchmark
-behind the FedOBP paper has the same regularizers and the same server step.
+also has a weight decay of 1e-4, which is no part of the method and is left out.
+
+The benchmark behind the FedOBP paper has the same regularizers and the same server step, but cuts
+the features off from the gradient, so its representation is never trained: it measures random
+features with personal heads. `benchmark=true` does that. Heads alone train, in all epochs; means
+are weighted by training samples; a client that was never selected starts with the mean of the
+heads that were last uploaded, before the server's step.
 """
 
 from __future__ import annotations
@@ -43,6 +54,8 @@ class FluteSettings:
         feature_decay: lambda3, of the squared norm of the features, summed over a batch.
         server_lr: step size of the server on the heads.
         body_epochs: how many of the local epochs, the last ones, train the representation too.
+        benchmark: never train the representation, as the benchmark behind the FedOBP paper;
+            `body_epochs` and `feature_decay` then have no effect.
     """
 
     nc_weight: float = 0.25
@@ -50,6 +63,7 @@ class FluteSettings:
     feature_decay: float = 0.0005
     server_lr: float = 0.5
     body_epochs: int = 1
+    benchmark: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -96,10 +110,12 @@ class RegularizedTask(Task):
         self.head = head
         self.weight = weight
         self.settings = settings
-        self.feature_decay = settings.feature_decay
+        self.body_epochs = 0 if settings.benchmark else settings.body_epochs
+        # Features that are not trained cannot become smaller.
+        self.feature_decay = settings.feature_decay if self.body_epochs else 0.0
 
     def phase(self, epoch: int, epochs: int) -> Hashable:
-        return "head" if epoch < epochs - self.settings.body_epochs else "all"
+        return "head" if epoch < epochs - self.body_epochs else "all"
 
     def mask(self, given: dict[str, Tensor], phase: Hashable) -> Tensor | None:
         return self.head if phase == "head" else None
@@ -137,10 +153,16 @@ class Flute(Method):
         self.head = torch.cat([self.mask, buffers])
         self.targets = simplex(federation.data.class_counts > 0)
         self.state["heads"] = self.bank()[:, self.columns].clone()
+        clients = federation.data.clients
+        self.state["selected"] = torch.zeros(clients, dtype=torch.bool, device=device)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.global_params.repeat(len(clients), 1)
-        rows[:, self.columns] = self.state["heads"][clients]
+        heads = self.state["heads"][clients]
+        if self.settings.benchmark:
+            own = self.state["selected"][clients, None]
+            heads = torch.where(own, heads, self.global_params[self.columns])
+        rows[:, self.columns] = heads
         return rows, self.mask
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
@@ -154,3 +176,8 @@ class Flute(Method):
         gradient = collapse_gradient(heads, self.targets[clients])
         shaped[:, self.weight] -= step * gradient.flatten(1)
         self.state["heads"][clients] = shaped[:, self.columns]
+        self.state["selected"][clients] = True
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """The plain mean of rows (size,) (paper, Algorithm 2); the benchmark weights it."""
+        return super().average(clients, rows) if self.settings.benchmark else rows.mean(0)

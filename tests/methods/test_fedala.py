@@ -27,10 +27,15 @@ SETTINGS = {"share": 0.6, "eta": 30.0, "threshold": 0.01, "window": 3, "passes":
 
 
 class LiteralFedALA:
-    """Algorithm 1 of the paper, with lists of tensors."""
+    """Algorithm 1 of the paper, with lists of tensors.
 
-    def __init__(self, federation, layers):
+    `everyone`: as in the official code, the server sends its model to all clients, and each
+    makes its local model from it by adaptive local aggregation, whether it trains then or not.
+    """
+
+    def __init__(self, federation, layers, everyone=False):
         self.federation = federation
+        self.everyone = everyone
         self.upper = 2 * layers  # weight and bias of each
         self.server = module_of(federation)
         clients = range(federation.data.clients)
@@ -77,6 +82,12 @@ class LiteralFedALA:
 
     def round(self, number, cohort):
         uploads = []
+        clients = range(self.federation.data.clients)
+        for client in [i for i in clients if self.everyone and i not in cohort]:
+            self.local[client], self.weights[client], done = self.adapt(client, number)
+            self.passes[client].append(done)
+            if done:
+                self.phase[client] = "later"
         for client in cohort:
             model, self.weights[client], done = self.adapt(client, number)
             self.passes[client].append(done)
@@ -121,8 +132,29 @@ def test_fedala_is_its_paper(layers):
     assert method.state["learned"].tolist() == [True, True, True, False, True]
 
 
-def test_batched_equals_loop():
-    loop, batched = (make("fedala", tiny_federation(b), **SETTINGS) for b in ("loop", "batched"))
+def test_everyone_learns_as_in_the_official_code():
+    """Client 3, never selected, follows the server's model by what it learns."""
+    federation = tiny_federation()
+    method = make("fedala", federation, everyone=True, **SETTINGS)
+    play(method)
+    literal = LiteralFedALA(federation, 1, everyone=True)
+    for number, cohort in enumerate(COHORTS, 1):
+        literal.round(number, cohort)
+    assert same(method.global_params, row_of(federation, literal.server))
+    for client in range(5):
+        upper = row_of(federation, literal.local[client])[method.columns]
+        assert same(method.state["upper"][client], upper)
+        flat = torch.cat([w.flatten() for w in literal.weights[client]])
+        assert same(1 - method.state["weights"][client], 1 - flat, 1e-4)
+    assert literal.passes[3][0] == 0 and literal.passes[3][1] > 3 and literal.passes[3][2] == 1
+    assert method.state["learned"].all()
+    assert not same(method.state["upper"][3], federation.initial[method.columns], 1e-2)
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_batched_equals_loop(everyone):
+    settings = SETTINGS | {"everyone": everyone}
+    loop, batched = (make("fedala", tiny_federation(b), **settings) for b in ("loop", "batched"))
     play(loop), play(batched)
     for name in ("global", "upper", "weights"):
         assert same(batched.state[name], loop.state[name], 1e-4)

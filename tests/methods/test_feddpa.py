@@ -22,8 +22,11 @@ from fedobp_lib.data.clients import FINE_TUNE
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, make_settings
 
-# Stronger constraints than the defaults, which hardly show in three rounds.
-STRONG = {"lambda_1": 2.0, "lambda_2": 1.5, "bound": 1.0}
+# Stronger constraints than the defaults, which hardly show in three rounds. Where a distance comes
+# to lie on the bound, or at zero, rounding decides the direction of a whole step: so the bound is
+# far beyond all distances or below them, and no pull is stronger than the loss.
+STRONG = {"lambda_1": 0.3, "lambda_2": 0.3, "bound": 50.0}
+BELOW = {"bound": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,24 @@ def literal_fisher(federation, model, client):
     return [(s - s.min()) / (s.max() - s.min()) for s in sums]
 
 
+def literal_constraint(phase, model, begun, server, personal, settings):
+    """Eq. 9 for the personal parameters, Eq. 11 for the shared ones."""
+    if settings["constraints"] == "code":
+        distance = sum(
+            torch.norm(p - g.detach())
+            for p, g in zip(model.parameters(), server.parameters(), strict=True)
+        )
+    else:
+        distance = 0
+        for p, old, mask in zip(model.parameters(), begun, personal, strict=True):
+            own = mask if phase == "personal" else ~mask
+            if own.any():
+                distance = distance + torch.norm(p[own] - old[own])
+    if phase == "personal":
+        return settings["lambda_1"] / 2 * distance
+    return settings["lambda_2"] / 2 * (distance - settings["bound"]).abs()
+
+
 def literal_round(federation, client, number, local, server, settings):
     """One client's round: its model before and after training, as modules."""
     personal = []
@@ -60,39 +81,53 @@ def literal_round(federation, client, number, local, server, settings):
             new.copy_(torch.where(mask, own, common))
     before = row_of(federation, model)
 
+    # Its own personal parameters of before the round, and the server's shared ones.
+    begun = [
+        torch.where(mask, own, common).detach()
+        for own, common, mask in zip(local.parameters(), server.parameters(), personal, strict=True)
+    ]
     model.train()
-    local_settings = federation.trainer.settings
-    epochs = list(batches(federation, client, number, epochs=2 * local_settings.epochs))
-    halves = epochs[: local_settings.epochs], epochs[local_settings.epochs :]
-    for phase, half in zip(("personal", "shared"), halves, strict=True):
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=local_settings.lr, momentum=local_settings.momentum
-        )
+    ours = federation.trainer.settings
+    halves = {"all": list(batches(federation, client, number))}
+    if not settings["benchmark"]:
+        epochs = list(batches(federation, client, number, epochs=2 * ours.epochs))
+        halves = {"personal": epochs[: ours.epochs], "shared": epochs[ours.epochs :]}
+    for phase, half in halves.items():
+        optimizer = torch.optim.SGD(model.parameters(), lr=ours.lr, momentum=ours.momentum)
         for epoch in half:
             for images, labels in epoch:
-                distance = sum(
-                    torch.norm(p - g.detach())
-                    for p, g in zip(model.parameters(), server.parameters(), strict=True)
-                )
                 loss = F.cross_entropy(model(images), labels)
-                if phase == "personal":
-                    loss = loss + settings["lambda_1"] / 2 * distance
-                else:
-                    loss = loss + settings["lambda_2"] / 2 * (distance - settings["bound"]).abs()
+                if phase != "all":
+                    loss = loss + literal_constraint(
+                        phase, model, begun, server, personal, settings
+                    )
                 optimizer.zero_grad()
                 loss.backward()
-                for parameter, mask in zip(model.parameters(), personal, strict=True):
-                    parameter.grad *= mask if phase == "personal" else ~mask
+                if phase != "all":
+                    for parameter, mask in zip(model.parameters(), personal, strict=True):
+                        parameter.grad *= mask if phase == "personal" else ~mask
                 optimizer.step()
     return before, model
 
 
 # At a high quantile neighbours are further apart than rounding can move them.
-@pytest.mark.parametrize(("rule", "tau"), [("value", 0.4), ("quantile", 0.99)])
-def test_it_is_the_literal_algorithm(federation, rule, tau):
-    settings = {"threshold": tau, "rule": rule} | STRONG
-    method = make("feddpa", federation, **settings)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 0.02},
+        {"threshold": 0.02, **BELOW},
+        {"threshold": 0.02, "constraints": "code"},
+        {"threshold": 0.02, "constraints": "code", **BELOW},
+        {"threshold": 0.99, "rule": "quantile"},
+        {"threshold": 0.99, "benchmark": True},
+    ],
+)
+def test_it_is_the_literal_algorithm(federation, changes):
+    method = make("feddpa", federation, **STRONG | changes)
     rounds = play(method)
+    settings = {"rule": "value", "constraints": "paper", "benchmark": False} | STRONG | changes
+    if settings["benchmark"]:
+        settings["rule"] = "quantile"
 
     server = module_of(federation)
     locals_ = {client: module_of(federation) for client in range(CLIENTS)}
@@ -108,7 +143,10 @@ def test_it_is_the_literal_algorithm(federation, rule, tau):
         with torch.no_grad():
             for parameter in new.parameters():
                 parameter.zero_()
-            for client, share in zip(cohort, weights_of(federation, cohort), strict=True):
+            shares = [1 / len(cohort)] * len(cohort)  # Algorithm 1: a plain mean
+            if settings["benchmark"]:
+                shares = weights_of(federation, cohort)
+            for client, share in zip(cohort, shares, strict=True):
                 for total, old, mine in zip(
                     new.parameters(),
                     server.parameters(),
@@ -134,9 +172,10 @@ def test_it_is_the_literal_algorithm(federation, rule, tau):
     assert same(models_before(method, list(range(CLIENTS))), torch.stack(expected))
 
 
-def test_batched_equals_the_loop(federation):
-    ours = make("feddpa", tiny_federation("batched"), **STRONG)
-    loop = make("feddpa", federation, **STRONG)
+@pytest.mark.parametrize("changes", [{}, {"constraints": "code"}, {"benchmark": True}])
+def test_batched_equals_the_loop(federation, changes):
+    ours = make("feddpa", tiny_federation("batched"), **STRONG | changes)
+    loop = make("feddpa", federation, **STRONG | changes)
     play(ours)
     play(loop)
     assert ours.state.keys() == loop.state.keys()
@@ -231,6 +270,54 @@ def test_the_constraints_hold_the_update_and_draw_it_to_the_bound(federation):
     assert (held < 0.8 * loose).all()
 
 
+def test_the_strengths_are_those_that_section_4_3_recommends(federation):
+    settings = make("feddpa", federation).settings
+    assert (settings.lambda_1, settings.lambda_2) == (0.05, 0.1)
+
+
+def test_the_first_constraint_pulls_towards_the_clients_own_parameters(federation):
+    """So strongly that nothing else counts; the authors' code pulls to the server's model."""
+
+    def moved(constraints):
+        method = make("feddpa", federation, threshold=0.02)
+        play(method)
+        clients = torch.tensor([0, 1, 2])
+        start, personal = method.start(clients)
+        strong = {"threshold": 0.02, "lambda_1": 1e3, "lambda_2": 0.0}
+        strict = make("feddpa", federation, **strong, constraints=constraints)
+        strict.state, strict.round = method.state, 4
+        task = strict.task(start, clients)
+        task.phase = lambda epoch, epochs: "personal"
+        trained = federation.trainer.fit(task, [0, 1, 2], 4, lr=1e-5, epochs=1, momentum=0.0)
+        begun = method.models(start, clients)
+        server = method.global_params.expand_as(begun)
+        return [
+            (trained - to)[personal].norm() - (begun - to)[personal].norm()
+            for to in (begun, server)
+        ]
+
+    from_own, from_server = moved("code")
+    assert from_own > 0 and from_server < 0
+    from_own_, from_server_ = moved("paper")
+    assert from_own_ < 0.5 * from_own and from_server_ > from_server
+
+
+def test_the_benchmark_trains_everything_at_once_for_fedavgs_epochs(federation):
+    """From the merged model, with 60 % of every tensor personal at 0.4."""
+    method = make("feddpa", federation, benchmark=True)
+    play(method)
+    clients = torch.tensor([0, 4])
+    start, personal = method.start(clients)
+    by_quantile = make("feddpa", federation, rule="quantile", threshold=0.4)
+    by_quantile.state = method.state
+    assert torch.equal(by_quantile.start(clients)[1], personal)
+    shares = personal[:, federation.layout.spans["classifier.weight"]].float().mean(1)
+    assert shares.tolist() == pytest.approx([0.6, 0.6], abs=0.001)
+    models = method.models(start, clients)
+    plain = federation.trainer.fit(models, [0, 4], method.round)
+    assert torch.equal(method.train(start, clients), plain)
+
+
 def test_clipping_shortens_what_is_uploaded_and_nothing_else(federation):
     plain = make("feddpa", federation, bound=0.3)
     clipped = make("feddpa", federation, bound=0.3, clip=True)
@@ -239,10 +326,10 @@ def test_clipping_shortens_what_is_uploaded_and_nothing_else(federation):
     initial, local = federation.initial, plain.state["local"]
     assert torch.equal(local, clipped.state["local"])
     total = torch.zeros_like(initial)
-    for client, share in zip(COHORTS[0], weights_of(federation, COHORTS[0]), strict=True):
+    for client in COHORTS[0]:
         update = local[client] - initial
         assert update.norm() > 0.3
-        total += share * update * (0.3 / update.norm())
+        total += update * (0.3 / update.norm()) / len(COHORTS[0])
     assert same(clipped.global_params - initial, total, 1e-5)
     assert (clipped.global_params - initial).norm() < (plain.global_params - initial).norm()
 
@@ -276,7 +363,7 @@ def test_noise_is_on_the_upload_and_drawn_from_the_seed(federation):
     loud.round = 1
     loud.finish(clients, start, trained)
     assert torch.equal(loud.state["local"][clients], trained)
-    mean = loud.average(clients, again.uploads(clients, trained))
+    mean = again.uploads(clients, trained).mean(0)
     assert torch.equal(loud.global_params, mean)
 
 
@@ -290,6 +377,8 @@ def test_noise_is_on_the_upload_and_drawn_from_the_seed(federation):
         ({"bound": 0}, "must be positive"),
         ({"noise": -1, "clip": True}, "noise must not be negative"),
         ({"noise": 1}, "without clipping"),
+        ({"constraints": "papers"}, "did you mean 'paper'"),
+        ({"benchmark": True, "clip": True}, "the benchmark does not clip"),
     ],
 )
 def test_bad_settings_are_refused(values, message):

@@ -1,8 +1,11 @@
 """FedSelect against its paper, one client at a time, and what sets it apart."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.batchnorm import NormNet, normalized_federation
 from helpers.literal import (
     COHORTS,
     batches,
@@ -23,13 +26,26 @@ from fedobp_lib.errors import UserError
 SETTINGS = {"rate": 0.3, "limit": 0.4}
 
 
-class LiteralFedSelect:
-    """Algorithms 1 to 3 of the paper; masks and models are dictionaries of tensors."""
+def norm_module(federation):
+    """An ordinary `NormNet` with the initial weights."""
+    model = NormNet()
+    federation.layout.bind(model, federation.initial.clone())
+    return copy.deepcopy(model)
 
-    def __init__(self, federation):
+
+class LiteralFedSelect:
+    """Algorithms 1 to 3 of the paper; masks and models are dictionaries of tensors.
+
+    Running statistics are in none of them: each client has its own, which nobody else sees.
+    """
+
+    def __init__(self, federation, new_module=module_of):
         self.federation = federation
-        self.server = self.tensors(module_of(federation))
+        self.new_module = new_module
+        first = new_module(federation)
+        self.server = self.tensors(first)
         clients = range(federation.data.clients)
+        self.statistics = {i: copy.deepcopy(dict(first.named_buffers())) for i in clients}
         self.local = {i: dict(self.server) for i in clients}
         self.mask = {
             i: {name: torch.zeros_like(t).bool() for name, t in self.server.items()}
@@ -40,9 +56,9 @@ class LiteralFedSelect:
     def tensors(model):
         return {name: p.detach().clone() for name, p in model.named_parameters()}
 
-    def module(self, tensors):
-        model = module_of(self.federation)
-        model.load_state_dict(tensors)
+    def module(self, tensors, client):
+        model = self.new_module(self.federation)
+        model.load_state_dict({**tensors, **self.statistics[client]})
         return model
 
     def begin(self, client):
@@ -52,12 +68,14 @@ class LiteralFedSelect:
     def local_alt(self, client, round_):
         """Trained tensors; odd passes move personal parameters, even ones the others."""
         local = self.federation.trainer.settings
-        model = self.module(self.begin(client))
+        model = self.module(self.begin(client), client)
         names = [name for name, _ in model.named_parameters()]
         buffers = {name: torch.zeros_like(t) for name, t in self.server.items()}
         passes = list(batches(self.federation, client, round_, TRAIN, 2 * local.epochs))
         for number, shuffled in enumerate(passes, 1):
             for x, y in shuffled:
+                if len(y) == 1 and self.statistics[client]:
+                    continue  # a single sample has no variance
                 loss = F.cross_entropy(model(x), y)
                 gradients = torch.autograd.grad(loss, list(model.parameters()))
                 for name, p, gradient in zip(names, model.parameters(), gradients, strict=True):
@@ -65,6 +83,7 @@ class LiteralFedSelect:
                     buffer = local.momentum * buffers[name] + gradient
                     buffers[name] = torch.where(moves, buffer, buffers[name])
                     p.data = torch.where(moves, p.data - local.lr * buffer, p.data)
+        self.statistics[client] = copy.deepcopy(dict(model.named_buffers()))
         return self.tensors(model)
 
     def grad_select(self, mask, before, after):
@@ -119,7 +138,7 @@ def test_fedselect_is_its_paper():
         literal.round(number, cohort)
 
     def row(tensors):
-        return row_of(federation, literal.module(tensors))
+        return row_of(federation, literal.module(tensors, 0))
 
     assert same(method.global_params, row(literal.server))
     for client in range(5):
@@ -134,6 +153,31 @@ def test_fedselect_is_its_paper():
     torch.testing.assert_close(
         shares, torch.tensor([0.4, 0.4, 0.4, 0.0, 0.3]).double(), atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+def test_running_statistics_stay_with_their_client(backend):
+    federation = normalized_federation(backend)
+    layout = federation.layout
+    method = make("fedselect", federation, **SETTINGS)
+    play(method)
+    literal = LiteralFedSelect(federation, norm_module)
+    for number, cohort in enumerate(COHORTS, 1):
+        literal.round(number, cohort)
+    buffers = slice(layout.parameters, layout.size)
+    models = before_training(method, list(range(5)))
+    for client, model in enumerate(models):
+        whole = row_of(federation, literal.module(literal.begin(client), client))
+        assert same(model[buffers], whole[buffers], 1e-4)
+        assert same(model, whole, 1e-3)
+    assert torch.equal(models[3, buffers], federation.initial[buffers])  # never selected
+    assert torch.equal(method.global_params[buffers], federation.initial[buffers])
+    for one, other in [(0, 1), (1, 2), (2, 4)]:
+        assert not same(models[one, buffers], models[other, buffers], 1e-3)
+
+
+def test_the_limit_is_within_the_range_that_the_paper_recommends():
+    assert 0.3 <= make("fedselect", tiny_federation()).settings.limit <= 0.5
 
 
 def test_batched_equals_loop():

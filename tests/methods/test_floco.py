@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,19 @@ def test_it_is_the_literal_algorithm(federation):
     expected = [literal_at(federation, server, center) for center in centers]
     assert same(models_before(method, list(range(CLIENTS))), torch.stack(expected))
     assert len(np.unique(centers.round(3), axis=0)) > 1
+
+
+def test_without_settings_it_is_the_algorithm_of_the_papers_experiments(federation):
+    """20 end points, regions of radius 0.1, from half of the rounds on."""
+    half = replace(federation, rounds=2 * SETTINGS["tau"])
+    ours = make("floco", half)
+    papers = make("floco", half, endpoints=20, rho=0.1, tau=SETTINGS["tau"])
+    for (start, trained), (start_, trained_) in zip(play(ours), play(papers), strict=True):
+        assert torch.equal(start, start_) and torch.equal(trained, trained_)
+    assert ours.state["projected"] and ours.state["ends"].shape[0] == 20
+    flowers = make("floco", half, endpoints=20, rho=0.3)
+    (_, trained), *_ = reversed(play(flowers))
+    assert not torch.equal(trained, trained_)
 
 
 def test_batched_equals_the_loop(federation):

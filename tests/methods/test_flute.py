@@ -42,15 +42,32 @@ def present_classes(federation, client):
     return [c in labels for c in range(CLASSES)]
 
 
-def literal_flute(federation, cohorts, l1=0.25, l2=0.0025, l3=0.0005, server_lr=0.5, body=1):
-    """Returns the server's model, every client's head (weight, bias), and the start models."""
+def literal_flute(
+    federation,
+    cohorts,
+    l1=0.25,
+    l2=0.0025,
+    l3=0.0005,
+    server_lr=0.5,
+    body=1,
+    benchmark=False,
+):
+    """Returns the server's model, every client's head (weight, bias), and the start models.
+
+    `benchmark`: features are detached; who was never selected takes the server's classifier,
+    which is the weighted mean of what the cohort uploaded.
+    """
     settings = federation.trainer.settings
     server = module_of(federation)
     first = server.classifier
     heads = [(first.weight.detach().clone(), first.bias.detach().clone()) for _ in range(CLIENTS)]
 
+    selected = set()
+
     def personal(client):
         model = module_of(federation, row_of(federation, server))
+        if benchmark and client not in selected:
+            return model
         model.classifier.weight.data = heads[client][0].clone()
         model.classifier.bias.data = heads[client][1].clone()
         return model
@@ -67,6 +84,8 @@ def literal_flute(federation, cohorts, l1=0.25, l2=0.0025, l3=0.0005, server_lr=
                     parameter.requires_grad = joint or name.startswith("classifier")
                 for x, y in epoch_batches:
                     features = model.features(x)
+                    if benchmark:
+                        features = features.detach()
                     weight = model.classifier.weight
                     loss = F.cross_entropy(model.classifier(features), y)
                     loss = loss + l1 * neural_collapse(weight, present)
@@ -75,7 +94,9 @@ def literal_flute(federation, cohorts, l1=0.25, l2=0.0025, l3=0.0005, server_lr=
                     loss.backward()
                     optimizer.step()
             uploads.append(model)
-        shares = weights_of(federation, cohort)
+        shares = [1 / len(cohort)] * len(cohort)  # Algorithm 2: (1/M) times a sum
+        if benchmark:
+            shares = weights_of(federation, cohort)
         rows = [row_of(federation, model) for model in uploads]
         mean = sum(share * row for share, row in zip(shares, rows, strict=True))
         server = module_of(federation, mean)
@@ -89,6 +110,7 @@ def literal_flute(federation, cohorts, l1=0.25, l2=0.0025, l3=0.0005, server_lr=
         for client, model, matrix, slope in zip(cohort, uploads, matrices, slopes, strict=True):
             moved = matrix.detach() - server_lr * slope
             heads[client] = (moved, model.classifier.bias.detach().clone())
+        selected.update(cohort)
     starts = [row_of(federation, personal(client)) for client in range(CLIENTS)]
     return row_of(federation, server), heads, starts
 
@@ -99,6 +121,8 @@ def literal_flute(federation, cohorts, l1=0.25, l2=0.0025, l3=0.0005, server_lr=
         {},
         {"feature_decay": 0.003, "nc_weight": 1.5, "head_decay": 0.05, "body_epochs": 2,
          "server_lr": 2.0},
+        {"benchmark": True},
+        {"benchmark": True, "feature_decay": 0.003, "nc_weight": 1.5, "head_decay": 0.05},
     ],
 )  # fmt: skip
 def test_flute_is_the_literal_algorithm(values):
@@ -114,20 +138,23 @@ def test_flute_is_the_literal_algorithm(values):
     assert same(method.global_params[body], server[body])
     models = before_training(method, list(range(CLIENTS)))
     for client, (weight, bias) in enumerate(heads):
+        assert same(models[client], starts[client])
+        if method.settings.benchmark and client == 3:
+            continue  # it was never selected and has no head of its own
         views = layout.views(models[client])
         assert same(views["classifier.weight"], weight) and same(views["classifier.bias"], bias)
-        assert same(models[client], starts[client])
 
 
-def test_batched_equals_loop():
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_batched_equals_loop(benchmark):
     """With a feature term so strong that filled-up batches would be seen, were they counted."""
-    states = []
+    states, settings = [], {"feature_decay": 0.02, "body_epochs": 2, "benchmark": benchmark}
     for backend in ("loop", "batched"):
-        method = make("flute", tiny_federation(backend), feature_decay=0.02, body_epochs=2)
+        method = make("flute", tiny_federation(backend), **settings)
         play(method)
         states.append(method.state)
     for name, tensor in states[0].items():
-        assert same(states[1][name], tensor, 1e-4)
+        assert same(states[1][name].float(), tensor.float(), 1e-4)
 
 
 def test_head_epochs_leave_the_representation_alone():
@@ -139,6 +166,22 @@ def test_head_epochs_leave_the_representation_alone():
     assert (trained[:, body.stop :] != start[:, body.stop :]).float().mean() > 0.9
     start, trained = play(make("flute", federation), COHORTS[:1])[0]
     assert (trained[:, body] != start[:, body]).any(1).all()
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+def test_the_benchmarks_features_stay_random(backend):
+    """No round moves the representation; a client that was never selected has the mean head."""
+    federation = tiny_federation(backend)
+    method = make("flute", federation, benchmark=True)
+    rounds = play(method)
+    body = slice(0, federation.layout.layers["classifier"].start)
+    head = federation.layout.layers["classifier"]
+    assert same(method.global_params[body], federation.initial[body], 1e-6)
+    never, seldom = before_training(method, [3, 4])
+    shares = torch.tensor(weights_of(federation, COHORTS[-1]))
+    assert same(never[head], shares @ rounds[-1][1][:, head])
+    assert torch.equal(seldom[head], method.state["heads"][4])
+    assert torch.equal(before_training(make("flute", federation), [3])[0], federation.initial)
 
 
 @pytest.mark.parametrize("backend", ["loop", "batched"])
