@@ -11,6 +11,8 @@ from typing import Any
 
 from .errors import UserError
 
+PRESET_HELP = "smoke, quick (default), paper, logged or printed"
+
 RUN_FIELDS = {
     "method": "method to run; see `fedobp methods`",
     "dataset": "data set; see `fedobp data list`",
