@@ -37,7 +37,7 @@ from torch import Tensor
 from ..data.clients import LEARN
 from ..errors import UserError
 from ..training.tasks import Task
-from .base import Federation, Method, register
+from .base import Federation, Method, added, register
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FedALASettings:
     threshold: float = 0.1
     window: int = 10
     passes: int = 50
-    everyone: bool = False
+    everyone: bool = added(False)
 
     def __post_init__(self) -> None:
         if self.layers < 1:
