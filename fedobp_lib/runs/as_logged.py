@@ -17,7 +17,7 @@ BENCHMARK: Mapping[str, dict[str, Any]] = {
     "apfl": {"sample_weights": True},
     "feddpa": {"benchmark": True},
     "fedrep": {"sample_weights": True},
-    "floco": {"endpoints": 10, "rho": 0.1},
+    "floco": {"endpoints": 10, "rho": 0.1, "tau": 11},  # it counts rounds from 0
     "flute": {"benchmark": True},
     "lg-fedavg": {"global_layers": "conv1"},
 }
