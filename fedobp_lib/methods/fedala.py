@@ -10,12 +10,12 @@ upper layers a weight in [0, 1]. In a round, each client of the cohort
 the server averages the uploads. Weights are one at first. Where old and server's model agree, as
 in the first round, there is nothing to learn, and the next time counts as the first.
 
-A client that was never selected has the initial model for its old one, as in the official code.
-All passes of a round see the same part of the data, each in a new order, with short batches
-used, not dropped. The loss has settled when its standard deviation over the last passes is below
-a threshold. The official code takes each pass's last batch for it; this kit all training samples
-after the pass, which is less a matter of chance, and it ends after some passes in any case.
-Running statistics of batch normalization come from the server.
+A client that was never selected has the initial model for its old one. All passes of a round see
+the same part of the data, each in a new order, with short batches used, not dropped. The loss has
+settled when its standard deviation over the last passes is below a threshold. The official code
+takes each pass's last batch for it; this kit all training samples after the pass, which is less a
+matter of chance, and it ends after some passes in any case. Running statistics of batch
+normalization come from the server.
 
 In the official code all clients learn in every round, selected or not: a client that is not
 selected learns its weights as well, and what they give becomes its old model. The paper's

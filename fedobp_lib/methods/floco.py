@@ -24,8 +24,8 @@ with alpha 0.5, which is as uneven as the mildest that is compared here. The pap
 the defaults; `endpoints=10 rho=0.3` are Flower's.
 
 The benchmark behind the FedOBP paper has the authors' first code, with 10 end points, radius 0.1
-and `tau` 10 unless set: `endpoints=10 rho=0.1 tau=11`. It counts rounds from 0, so its tenth is
-the eleventh here. It takes the signals at the beginning of that round, from a model one round
+and `tau` 10 unless set: `endpoints=10 rho=0.1 tau=11`. It counts rounds from 0, so its round
+10 is round 11 here. It takes the signals at the beginning of that round, from a model one round
 newer than this kit does, and does not turn their sign.
 """
 
