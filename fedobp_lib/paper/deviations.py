@@ -81,8 +81,9 @@ DEVIATIONS: tuple[tuple[str, str], ...] = (
         "of weights among all clients; LG-FedAvg keeps only the first convolution global; FLUTE "
         "never trains its representation; FedDPA takes a quantile of each tensor's Fisher values, "
         "trains all parameters at once without constraints, and can take the values on another "
-        "client's model; FLOCO has 10 end points and does not turn a signal's sign; pFedFDA trains as FedAvg does and never averages "
-        "its Gaussian statistics. The preset `logged` runs them so, as far as the kit can.",
+        "client's model; FLOCO has 10 end points and does not turn a signal's sign; pFedFDA trains "
+        "as FedAvg does and never averages its Gaussian statistics. The preset `logged` runs them "
+        "so, as far as the kit can.",
     ),
     (
         "ResNet-18",
