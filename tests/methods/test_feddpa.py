@@ -119,7 +119,7 @@ def literal_round(federation, client, number, local, server, settings):
         {"threshold": 0.02, "constraints": "code"},
         {"threshold": 0.02, "constraints": "code", **BELOW},
         {"threshold": 0.99, "rule": "quantile"},
-        {"threshold": 0.99, "benchmark": True},
+        {"threshold": 0.9, "benchmark": True},
     ],
 )
 def test_it_is_the_literal_algorithm(federation, changes):
@@ -160,7 +160,8 @@ def test_it_is_the_literal_algorithm(federation, changes):
         server = new
 
     initial = federation.initial
-    assert same(method.global_params - initial, row_of(federation, server) - initial)
+    # Of the updates, which are small beside the models, rounding is a larger part.
+    assert same(method.global_params - initial, row_of(federation, server) - initial, 1e-4)
     for client, model in locals_.items():
         own = row_of(federation, model)
         assert same(method.state["local"][client], own)

@@ -312,3 +312,15 @@ def test_claims_about_several_places_name_each_claim_once():
     single = [set(claims_table([], *part)["id"]) for part in parts]
     assert sum(map(len, single)) > len(together) == len(set.union(*single))
     assert together["id"].is_unique
+
+
+def test_claims_stand_beside_what_the_authors_logged():
+    table = claims_about([], ("table", 8), ("figure", 5)).set_index("id")
+    assert table.loc["layernorm-below", "logged"].startswith("holds: cifar10: LayerNorm 85.00")
+    assert table.loc["shares-cifar10", "logged"] == "does not hold: classifier 0.84; conv1 0.16"
+    assert table.loc["shares-cifar100", "logged"].startswith("holds")
+    # Which layers each normalization picks was not logged.
+    assert claims_about([], ("figure", 11)).set_index("id").loc["layers-picked", "logged"] == ""
+    peaks = claims_about([], ("figure", 4)).set_index("id")["logged"]
+    assert peaks["peak-cifar10-fisher"].startswith("holds")
+    assert peaks["peak-cifar10-obp"].startswith("does not hold: I_O peaks at q=0.997")

@@ -7,6 +7,8 @@ the claim can be measured on, the verdict is `other data`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +18,7 @@ from ...runs.presets import PAPER_DATASETS
 from ...runs.store import RunResult
 from ..compare import measured, measured_normalizations
 from ..departures import setting_of
+from ..logged import logged_results
 from . import convergence, layers, normalization, scores
 from .accuracy import Means
 from .claim import Claim
@@ -36,7 +39,8 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
 
     Returns:
         id, section, claim, holds_when, published (the claim tested on the paper's own printed
-        table; empty for figures), measured, verdict (`holds`, `does not hold`, `undecided`:
+        table; empty for figures), logged (on what its authors logged; empty where they did not),
+        measured, verdict (`holds`, `does not hold`, `undecided`:
         too little was run, `not run`, `other data`: measured, but on data sets that the paper
         does not have), setting (how the runs depart from the paper's), note. Empty if the paper
         claims nothing about it that is listed here.
@@ -61,14 +65,15 @@ def claims_table(results: Sequence[RunResult], kind: str, number: int) -> pd.Dat
                 "claim": claim.text,
                 "holds_when": claim.holds_when,
                 "published": on_published(claim),
+                "logged": on_logged(claim),
                 "measured": finding.measured,
                 "verdict": verdict(finding) if tested else OTHER_DATA,
                 "setting": setting if finding.measured else "",
                 "note": claim.note,
             }
         )
-    columns = ["id", "section", "claim", "holds_when", "published", "measured", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "setting", "note"])
+    columns = ["id", "section", "claim", "holds_when", "published", "logged", "measured"]
+    return pd.DataFrame(rows, columns=[*columns, "verdict", "setting", "note"])
 
 
 def claims_about(results: Sequence[RunResult], *parts: tuple[str, int]) -> pd.DataFrame:
@@ -93,6 +98,19 @@ def on_published(claim: Claim) -> str:
     return "" if finding.holds is None else f"{verdict(finding)}: {finding.measured}"
 
 
+def on_logged(claim: Claim) -> str:
+    """A claim tested on what the paper's authors logged; empty where nothing of it was."""
+    if claim.evidence not in LOGGED:
+        return ""
+    finding = claim.check(_logged_evidence(claim.evidence))
+    return f"{verdict(finding)}: {finding.measured}" if finding.measured else ""
+
+
+@cache
+def _logged_evidence(name: str) -> Any:
+    return EVIDENCE[name](logged_results(LOGGED[name]))
+
+
 def _means(results: Sequence[RunResult]) -> Means:
     return _by_cell(measured(results), "method", "accuracy")
 
@@ -113,6 +131,14 @@ EVIDENCE = {
     "curves": convergence.curves,
     "scores": scores.score_curves,
     "layers": layers.layer_shares,
+}
+# The kinds that the authors logged, and in which experiment; see `logged.logged_results`.
+LOGGED = {
+    "accuracy": "accuracy",
+    "normalization": "normalization",
+    "curves": "accuracy",
+    "scores": "scores",
+    "layers": "layers",
 }
 # The kinds that the paper prints: where, and the columns of what was compared and how well it did.
 PRINTED = {
