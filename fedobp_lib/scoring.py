@@ -60,7 +60,7 @@ def normalize(scores: Tensor, layout: ParameterLayout, kind: str = "none") -> Te
     """Min-max scaling of scores (paper, Section 4.1 and Appendix C.5).
 
     Args:
-        scores: (..., P), not negative.
+        scores: (..., P), or (..., size) if buffers are scored too; not negative.
         layout: tells which columns form a layer.
         kind: `none`, `layer` (each layer by its own minimum and maximum, as the text reads),
             `tensor` (each weight and bias by itself, as the authors ran "LayerNorm") or `global`
@@ -73,11 +73,11 @@ def normalize(scores: Tensor, layout: ParameterLayout, kind: str = "none") -> Te
         return scores
     if kind == "global":
         return _min_max(scores)
-    if kind == "layer":
-        return torch.cat([_min_max(scores[..., s]) for s in layout.layers.values()], dim=-1)
-    if kind == "tensor":
-        tensors = [s for s in layout.spans.values() if s.start < layout.parameters]
-        return torch.cat([_min_max(scores[..., s]) for s in tensors], dim=-1)
+    if kind in ("layer", "tensor"):
+        tensors = [s for s in layout.spans.values() if s.stop <= scores.shape[-1]]
+        buffers = [s for s in tensors if s.start >= layout.parameters]
+        groups = tensors if kind == "tensor" else [*layout.layers.values(), *buffers]
+        return torch.cat([_min_max(scores[..., s]) for s in groups], dim=-1)
     raise unknown("normalization", kind, NORMALIZATIONS)
 
 

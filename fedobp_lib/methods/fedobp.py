@@ -48,6 +48,8 @@ class FedOBPSettings:
         ema: weight of a client's average score so far, in [0, 1); 0: this round's score alone.
         classifier_only: score and personalize the classifier alone (Appendix C.5); the
             quantile is then one of the classifier's scores.
+        buffers: score and personalize the running statistics of batch normalization like
+            parameters, as the benchmark behind the paper does on ResNet-18.
         quantile_rule: `linear` or `inverted_cdf`; None: the protocol's.
     """
 
@@ -56,6 +58,7 @@ class FedOBPSettings:
     normalization: str = "none"
     ema: float = added(0.0)
     classifier_only: bool = False
+    buffers: bool = added(False)
     quantile_rule: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +70,10 @@ class FedOBPSettings:
             raise unknown("normalization", self.normalization, NORMALIZATIONS)
         if not 0 <= self.ema < 1:
             raise UserError(f"ema must lie in [0, 1), got {self.ema}")
+        if self.buffers and (self.classifier_only or self.score == "fisher"):
+            raise UserError(
+                "buffers have no Fisher score and are no part of the classifier; use score=obp"
+            )
         if self.quantile_rule not in (None, *QUANTILE_RULES):
             raise unknown("quantile rule", self.quantile_rule, QUANTILE_RULES)
 
@@ -84,18 +91,16 @@ class FedOBP(Method):
         quantile, rule = self.settings.quantile, self.settings.quantile_rule
         self.quantile = federation.quantile if quantile is None else quantile
         self.rule = rule or federation.quantile_rule
-        layers = federation.layout.layers
-        self.scored = (
-            layers["classifier"]
-            if self.settings.classifier_only
-            else slice(0, federation.layout.parameters)
-        )
+        layout = federation.layout
+        self.columns = slice(0, layout.size if self.settings.buffers else layout.parameters)
+        classifier = layout.layers["classifier"]
+        self.scored = classifier if self.settings.classifier_only else self.columns
         self.state["local"] = self.bank()
         if self.settings.score == "gradient":
             self.state["start"] = self.bank()
         if self.settings.ema:
             count, device = federation.data.clients, federation.initial.device
-            self.state["average"] = torch.zeros(count, federation.layout.parameters, device=device)
+            self.state["average"] = torch.zeros(count, self.columns.stop, device=device)
             self.state["scored"] = torch.zeros(count, dtype=torch.bool, device=device)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +110,7 @@ class FedOBP(Method):
         tau = threshold(scores[:, self.scored], self.quantile, self.rule)
         mask = torch.zeros_like(scores, dtype=torch.bool)
         mask[:, self.scored] = personal_mask(scores[:, self.scored], tau)
-        return merge(mask, local, self.global_params), mask
+        return merge(mask, local, self.global_params), mask[:, : layout.parameters]
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         if self.settings.ema:
@@ -118,7 +123,7 @@ class FedOBP(Method):
         super().finish(clients, start, trained)
 
     def averaged(self, local: Tensor, clients: Tensor) -> Tensor:
-        """Scores (K, P), averaged over the clients' rounds where the settings ask for it."""
+        """Scores (K, width), averaged over the clients' rounds where the settings ask for it."""
         scores = self.importance(local, clients)
         if not self.settings.ema:
             return scores
@@ -126,8 +131,11 @@ class FedOBP(Method):
         return moving_average(scores, before, known, self.settings.ema)
 
     def importance(self, local: Tensor, clients: Tensor) -> Tensor:
-        """Scores (K, P) of the clients' last models; larger is more personal."""
-        columns = slice(0, self.federation.layout.parameters)
+        """Scores (K, width) of the clients' last models; larger is more personal.
+
+        The width is P, or with `buffers` the whole row.
+        """
+        columns = self.columns
         if self.settings.score == "obp":
             return obp_score(local[:, columns], self.global_params[columns])
         if self.settings.score == "saliency":

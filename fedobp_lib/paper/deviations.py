@@ -89,8 +89,9 @@ DEVIATIONS: tuple[tuple[str, str], ...] = (
         "ResNet-18",
         "torchvision's network with a linear classifier on its 512 features, as in the authors' "
         "code; Table 4 prints another one. Running statistics of batch normalization are averaged "
-        "like parameters; the benchmark's FedOBP scores and personalizes them too, which may be "
-        "much of what Table 7's clients keep. ImageNet weights only at the preset `paper`.",
+        "like parameters; the benchmark's FedOBP scores and personalizes them too "
+        "(`buffers=true`), which may be much of what Table 7's clients keep. ImageNet weights only "
+        "at the preset `paper`.",
     ),
     (
         "Data",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.batchnorm import normalized_federation
 
 from fedobp_lib import RunConfig, UserError
 from fedobp_lib.methods import METHODS, Federation, make_settings
@@ -188,3 +189,34 @@ def test_settings_that_came_later_leave_the_ids_of_older_runs_alone():
     assert name() == name(ema=0.0) == name(ema="0") != name(ema=0.5)
     with pytest.raises(UserError, match="ema must lie in"):
         name(ema=1.0)
+
+
+@pytest.mark.parametrize("normalization", ["none", "tensor", "layer"])
+def test_running_statistics_are_scored_and_kept_where_asked(normalization):
+    federation = normalized_federation()
+    chosen = {"quantile": 0.3, "buffers": True, "normalization": normalization}
+    method = METHODS["fedobp"](federation, make_settings(METHODS["fedobp"], chosen))
+    clients, layout = torch.tensor([0, 1]), federation.layout
+    method.round = 1
+    start, _ = method.start(clients)
+    method.finish(clients, start, method.train(start, clients))
+    local, server = method.state["local"][clients], method.global_params
+    start, personal = method.start(clients)
+    scores = (local - server) ** 2
+    if normalization != "none":
+        groups = list(layout.spans.values())
+        if normalization == "layer":
+            statistics = [s for s in groups if s.start >= layout.parameters]
+            groups = [*layout.layers.values(), *statistics]
+        for span in groups:
+            low, high = scores[:, span].aminmax(dim=1, keepdim=True)
+            scores[:, span] = (scores[:, span] - low) / (high - low)
+    kept = scores > torch.quantile(scores, 0.3, dim=1, keepdim=True)
+    assert kept[:, layout.parameters :].any()
+    assert torch.equal(start, torch.where(kept, local, server))
+    assert torch.equal(personal, kept[:, : layout.parameters])
+
+
+def test_buffers_have_no_fisher_score():
+    with pytest.raises(UserError, match="no Fisher score"):
+        make_settings(METHODS["fedobp"], {"buffers": True, "score": "fisher"})
