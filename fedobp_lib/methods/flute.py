@@ -28,7 +28,8 @@ The benchmark behind the FedOBP paper has the same regularizers and the same ser
 the features off from the gradient, so its representation is never trained: it measures random
 features with personal heads. `benchmark=true` does that. Heads alone train, in all epochs; means
 are weighted by training samples; a client that was never selected starts with the mean of the
-heads that were last uploaded, before the server's step.
+heads that were last uploaded, before the server's step. When all clients are tested after
+fine-tuning, the whole model trains, on the cross entropy alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..data.clients import FINE_TUNE, TRAIN
 from ..errors import UserError
 from ..training.tasks import Gradient, Task
 from .base import Federation, Method, column_mask, register
@@ -167,6 +169,12 @@ class Flute(Method):
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
         return RegularizedTask(start, self.targets[clients], self.head, self.weight, self.settings)
+
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        if self.settings.benchmark and purpose == FINE_TUNE:
+            trainer = self.federation.trainer
+            return trainer.fit(Task(start), clients.tolist(), self.round, purpose)
+        return super().train(start, clients, purpose)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         super().finish(clients, start, trained)

@@ -20,6 +20,7 @@ from helpers.literal import (
     models_before as before_training,
 )
 
+from fedobp_lib.data.clients import FINE_TUNE
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, make_settings
 from fedobp_lib.methods.flute import simplex
@@ -215,6 +216,22 @@ def test_heads_survive_rounds_without_their_client():
     assert torch.equal(start[0, columns], head)
     assert torch.equal(start[0, : columns.start], method.global_params[: columns.start])
     assert personal.sum() == columns.stop - columns.start and personal[columns].all()
+
+
+def test_the_benchmark_trains_heads_in_a_round_and_all_of_the_model_in_a_test():
+    federation = tiny_federation()
+    method = make("flute", federation, benchmark=True)
+    clients = torch.tensor([1, 2])
+    method.round = 1
+    start, _ = method.start(clients)
+    body = slice(0, federation.layout.layers["classifier"].start)
+    assert torch.equal(method.train(start, clients)[:, body], start[:, body])
+    plain = federation.trainer.fit(start, [1, 2], 1, FINE_TUNE)
+    assert torch.equal(method.train(start, clients, FINE_TUNE), plain)
+    assert not torch.equal(plain[:, body], start[:, body])
+    ours = make("flute", federation)
+    ours.round = 1
+    assert not torch.equal(ours.train(start, clients, FINE_TUNE), plain)
 
 
 def test_the_target_is_a_simplex_of_the_classes_a_client_has():
