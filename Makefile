@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 .PHONY: help install reproduce test lint lab notebooks clean
 
 help:
-	@echo "make reproduce   execute all notebooks, draw all figures (PRESET=quick, smoke or paper)"
+	@echo "make reproduce   execute all notebooks, draw all figures (PRESET=quick, smoke, paper ...)"
 	@echo "make test        check style, types and layers, run the tests"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make lint        check style, types and layers only"

@@ -189,7 +189,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantile", type=float, help="FedOBP's q (default: the paper's Table 5, else 0.9995)"
     )
-    parser.add_argument("--score", help="FedOBP's score: obp (default), gradient or fisher")
+    parser.add_argument(
+        "--score", help="FedOBP's score: obp (default), gradient, fisher or saliency"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters of the method; see `fedobp methods`",
@@ -282,6 +284,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         rounds=options.rounds,
     )
+    if options.dry_run and plan.source == "logged":
+        print("the authors' logs; nothing is trained")
+        return 0
     if options.dry_run:
         from .runs.estimate import forecast, forecast_text
         from .terminal import folded

@@ -17,6 +17,7 @@ class UserError(ValueError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not registered, with the nearest known name."""
     known = sorted(known)
-    near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    spelled = {one.lower(): one for one in known}
+    near = get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.6)
+    hint = f"did you mean {spelled[near[0]]!r}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")

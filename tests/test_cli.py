@@ -161,3 +161,8 @@ def test_text_is_broken_between_words_but_not_within_those_that_belong_together(
     table = aligned(rows, left=(0,))
     assert table[0] == "name   n  text" and table[-1] == "long   9"
     assert max(map(len, table)) <= WIDTH and table[2].startswith(" " * 10 + "word")
+
+
+def test_a_name_in_other_letters_is_recognized(capsys):
+    assert main(["run", "--dataset", "medmnista"]) == 2
+    assert "did you mean 'medmnistA'?" in capsys.readouterr().err

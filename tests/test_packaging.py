@@ -71,3 +71,15 @@ def test_measured_tables_are_those_of_their_files():
 def test_the_readme_lists_every_method():
     listed = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(METHODS)
+
+
+def test_every_data_file_of_the_package_is_installed():
+    """What setuptools takes into a wheel holds all that is not Python."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    taken = set()
+    for package, patterns in build["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        taken |= {path for pattern in patterns for path in folder.glob(pattern)}
+    ours = (ROOT / "fedobp_lib").rglob("*")
+    data = {path for path in ours if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data and data <= taken

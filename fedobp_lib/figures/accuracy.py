@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..methods import METHODS
+from ..results.tables import FINE_TUNED
 from .style import HIGHLIGHT, panel_grid, styled
 
 AVERAGES = {"pooled": "pooled", "client_mean": "client mean"}
@@ -38,11 +39,13 @@ def plot_accuracy(table: pd.DataFrame, source: str = "ours") -> Figure:
     first = table[table["method"] != "fedavg-fine-tuned"].iloc[0]
     what = (
         f"accuracy of all clients, %: {AVERAGES[first['average']]}, {first['stage']} training,\n"
-        f"{WHICH[first['which']]}; ± 1 std over seeds"
+        f"{WHICH[first['which']]}" + ("; ± 1 std over seeds" if table["std"].notna().any() else "")
     )
+    if (table["method"] == "fedavg-fine-tuned").any():
+        what += f"\n({FINE_TUNED}: after it, last round)"
     with styled():
         columns = 2 if table.groupby(["dataset", "alpha"]).ngroups <= 6 else 4
-        figure, panels = panel_grid(table, columns, 4.6, 0.27 * rows + 1.05)
+        figure, panels = panel_grid(table, columns, 4.6, 0.27 * rows + 1.2)
         for axis, panel in panels:
             for y, row in enumerate(panel.itertuples()):
                 ours = row.method == "fedobp"

@@ -21,10 +21,10 @@ DEVIATIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Momentum and seeds",
-        f"The text names no momentum and four seeds. Most printed cells are the mean of three "
+        f"The text names no momentum and four seeds. Many printed cells are the mean of three "
         f"values at momentum 0 and one at {_RELEASED['momentum']}, all with seed 42 (FINDINGS.md, "
-        f"notebook 09). The kit runs {_RELEASED['momentum']}, for which every method's logs are "
-        f"there, unless told `--protocol text` ({_TEXT['momentum']:g}).",
+        f"notebook 09). The kit runs {_RELEASED['momentum']}, at which most methods were logged, "
+        f"unless told `--protocol text` ({_TEXT['momentum']:g}).",
     ),
     (
         "Test share of a client's data",

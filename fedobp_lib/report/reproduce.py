@@ -90,9 +90,15 @@ def choose(
         UserError: unknown preset, method, notebook, table or figure.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
-    grid(preset, **given)  # checks them
+    for config in grid(preset, **given)[:1]:  # checks names, and the sizes that all share
+        config.resolved()
     folder_of(source, preset)
     if source == "logged":
+        if given or preset != "quick":
+            raise UserError(
+                "the authors' logs are drawn whole: leave out --preset, --datasets, --alphas, "
+                "--methods, --seeds and --rounds"
+            )
         preset = "paper"  # the logs are of the paper's data sets
     named: dict[str, list[dict[str, Any]]] = {number.zfill(2): [] for number in only or ()}
     whole = set(named)
@@ -107,7 +113,7 @@ def choose(
             if number in named:
                 raise UserError(f"notebook {number} has nothing to show of the authors' logs")
             continue
-        parts = [] if number in whole else named.get(number, [])
+        parts = [] if number in whole or source == "logged" else named.get(number, [])
         notebooks[path] = parameters_of(parts, preset, given)
         # A notebook that somebody has added is no experiment of the paper.
         runs = experiments[number].runs if number in experiments else None

@@ -248,6 +248,9 @@ def test_the_authors_logs_are_drawn_without_runs_or_data(monkeypatch, tmp_path):
     [
         (["--source", "loged"], "did you mean 'logged'"),
         (["--source", "logged", "--only", "00"], "nothing to show of the authors' logs"),
+        (["--source", "logged", "--datasets", "mnist"], "drawn whole"),
+        (["--source", "logged", "--rounds", "20"], "drawn whole"),
+        (["--only", "00", "--rounds", "0"], "rounds must be at least 1"),
     ],
 )
 def test_logs_that_cannot_be_shown_are_one_line(capsys, arguments, message):

@@ -65,7 +65,7 @@ def test_the_text_fits_and_states_the_rule(tmp_path):
     text = logged_text(compare_logged([one(tmp_path, 97.0, method="lg-fedavg")]))
     assert max(map(len, text.splitlines())) < 80
     assert " ".join(text.split()).endswith(RULE_LOGGED)
-    assert logged_text(compare_logged([])) == "no finished run has a logged counterpart"
+    assert logged_text(compare_logged([])).startswith("no finished run has a logged counterpart")
 
 
 def test_the_command(capsys):
