@@ -3,16 +3,19 @@
     python benchmarks/logged_counterparts.py > benchmarks/logged_counterparts.csv
 
 The paper's setting at momentum 0.7, alpha 0.1, 100 rounds, one seed. Runs that are not finished are
-computed; they need the data sets and take minutes each. FedOBP with the score of the paper (obp)
-and with that of the authors' code of January 2025 (saliency), at the logged quantile; with the
-moving average its counterpart is the main run, without it the ablation. FLUTE and FedDPA as the
-benchmark behind the paper ran them. Accuracies are pooled over all clients, in percent; `margin` is
-that of `fedobp compare --with logged`. Prints CSV; device, versions and commit are the runs'.
+computed (with `--finished` they are left out); they need the data sets and take minutes each.
+FedOBP has the score of the paper (obp) and that of the authors' code of January 2025 (saliency), at
+the logged quantile; with the moving average its counterpart is the main run, without it the
+ablation. FLUTE and FedDPA are as the benchmark behind the paper ran them. Accuracies are pooled
+over all clients, in percent; `margin` is that of `fedobp compare --with logged`. Prints CSV;
+device, versions and commit are those of the runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -20,6 +23,8 @@ import pandas as pd
 from fedobp_lib import RunConfig, run
 from fedobp_lib.paper.logged import logged_normalizations
 from fedobp_lib.results.compare_logged import compare_logged
+from fedobp_lib.runs.store import RunResult
+from fedobp_lib.runs.sweeps import finished
 
 ROUND = 100
 
@@ -40,10 +45,9 @@ CASES = (
 )
 
 
-def row(config: RunConfig) -> dict[str, Any]:
-    """A run beside its counterpart, computed if it is missing."""
-    values = vars(config) | {"rounds": ROUND, "eval_every": ROUND // 4}
-    result = run(RunConfig(**values), progress=True)
+def row(result: RunResult) -> dict[str, Any]:
+    """A run beside its counterpart."""
+    config = result.config
     table = compare_logged([result]).query("round == @ROUND").set_index("stage")
     settings = result.config.settings
     logged = {stage: table.loc[stage, "logged"] for stage in ("before", "after")}
@@ -68,9 +72,19 @@ def row(config: RunConfig) -> dict[str, Any]:
         "precision": config.precision,
         "run_id": result.run_id,
         **{name: made[name] for name in ("device", "threads", "torch", "commit")},
+        "uncommitted_changes": made["uncommitted_changes"],
         "date": made["finished"][:10],
     }
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--finished", action="store_true", help="leave out what is not computed")
+    options = parser.parse_args()
+    configs = [replace(case, rounds=ROUND, eval_every=ROUND // 4) for case in CASES]
+    results = finished(configs) if options.finished else [run(c, progress=True) for c in configs]
+    pd.DataFrame(map(row, results)).to_csv(sys.stdout, index=False, lineterminator="\n")
+
+
 if __name__ == "__main__":
-    pd.DataFrame(map(row, CASES)).to_csv(sys.stdout, index=False, lineterminator="\n")
+    main()
