@@ -139,9 +139,14 @@ def added(default: Any) -> Any:
     return field(default=default, metadata={"added": True})
 
 
+def added_settings(method: type[Method]) -> dict[str, Any]:
+    """The settings of a method that came later, at their defaults."""
+    return {f.name: f.default for f in fields(method.Settings) if f.metadata.get("added")}
+
+
 def identity(method: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that count in a run's id."""
-    later = {f.name: f.default for f in fields(method.Settings) if f.metadata.get("added")}
+    later = added_settings(method)
     return {k: v for k, v in settings.items() if k not in later or v != later[k]}
 
 

@@ -27,7 +27,7 @@ from ..config import RESULTS_VERSION, ResolvedConfig
 from ..data.datasets import load
 from ..data.images import ImageData
 from ..errors import UserError
-from ..methods import find_method, identity
+from ..methods import METHODS, added_settings, find_method, identity
 from .files import read_json
 
 
@@ -43,8 +43,10 @@ class RunResult:
 
     @cached_property
     def config(self) -> ResolvedConfig:
-        """The resolved configuration."""
-        return ResolvedConfig(**read_json(self.directory / "config.json")["config"])
+        """The resolved configuration; settings that came after the run have their defaults."""
+        known = read_json(self.directory / "config.json")["config"]
+        later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
+        return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
 
     @cached_property
     def summary(self) -> dict[str, Any]:

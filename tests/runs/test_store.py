@@ -10,7 +10,7 @@ from helpers import ROOT
 from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.data.datasets import load
 from fedobp_lib.federation import make_partition
-from fedobp_lib.runs.store import find_run, list_runs
+from fedobp_lib.runs.store import RunResult, find_run, list_runs
 
 TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
 
@@ -53,3 +53,14 @@ def test_list_and_find():
     assert list_runs()["state"].tolist() == ["partial"]
     with pytest.raises(UserError, match="not finished"):
         find_run(result.run_id)
+
+
+def test_a_run_from_before_a_setting_came_is_read_with_its_default():
+    result = run(tiny())
+    path = result.directory / "config.json"
+    known = json.loads(path.read_text())
+    assert known["config"]["settings"].pop("ema") == 0.0
+    path.write_text(json.dumps(known))
+    again = RunResult(result.directory).config
+    assert again.settings == result.config.settings and again.settings["ema"] == 0.0
+    assert run(tiny()).run_id == result.run_id
