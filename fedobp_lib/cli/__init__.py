@@ -1,0 +1,27 @@
+"""The `fedobp` command. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..errors import UserError
+from .parser import build_parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 (failed), 2 (bad input), 130 (Ctrl-C)."""
+    try:
+        options = build_parser().parse_args(arguments)
+        return options.action(options) or 0
+    except UserError as error:
+        print(f"fedobp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "fedobp: stopped; finished runs are kept, the same command continues", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,180 @@
+"""What can be typed after `fedobp`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+
+from . import commands
+
+PRESET_HELP = "smoke, quick (default), paper, logged or printed"
+
+RUN_FIELDS = {
+    "method": "method to run; see `fedobp methods`",
+    "dataset": "data set; see `fedobp data list`",
+    "model": "avgcnn or resnet18",
+    "alpha": "concentration of the Dirichlet split",
+    "clients": "number of clients (default: 100; digits 20, a partition file's own)",
+    "participation": "share of the clients in each round (default: 0.1; digits 0.2)",
+    "rounds": "communication rounds (default: 400; digits 40)",
+    "local_epochs": "passes over its data a client makes in a round",
+    "batch_size": "samples in a step",
+    "lr": "learning rate",
+    "momentum": "momentum of SGD (default: the protocol's)",
+    "precision": "fp32, tf32 (GPU) or bf16",
+    "seed": "seed of initial weights, cohorts and batch orders",
+    "protocol": "released (what the authors ran) or text (what the paper says)",
+    "test_share": "share of each client's data used for testing (default: the protocol's)",
+    "min_samples": "smallest number of samples of a client",
+    "pixels": "benchmark or data: whose pixel mean and std (default: the protocol's)",
+    "partition": "partition file (.npz) to use instead of a draw",
+    "partition_seed": "seed of the Dirichlet draw",
+    "eval_every": "test all clients every so many rounds (default: a quarter of them)",
+    "eval_after": "final, always or never: test all clients after fine-tuning too",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        # Of a command's unknown options argparse would have the whole program complain.
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def error(self, message: str):
+        print(f"fedobp: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="fedobp",
+        description="Reproduction kit for FedOBP: Federated Optimal Brain Personalization.",
+    )
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    run = subcommands.add_parser("run", help="one run of one method")
+    _add_run_options(run)
+    run.set_defaults(action=commands.run)
+
+    reproduce = subcommands.add_parser("reproduce", help="execute the notebooks, draw the figures")
+    reproduce.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
+    reproduce.add_argument(
+        "--table", nargs="+", type=int, action="extend", metavar="N", help="tables of the paper"
+    )
+    reproduce.add_argument(
+        "--figure", nargs="+", type=int, action="extend", metavar="N", help="figures of the paper"
+    )
+    reproduce.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks")
+    reproduce.add_argument("--all", action="store_true", help="every notebook (default)")
+    reproduce.add_argument(
+        "--dry-run", action="store_true", help="only say what is missing and how long it takes"
+    )
+    _add_grid_options(reproduce)
+    reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    reproduce.add_argument(
+        "--source", default="ours",
+        help="ours (default), or logged: draw what the paper's authors logged, in figures/authors/",
+    )  # fmt: skip
+    reproduce.add_argument(
+        "--redraw", action="store_true", help="execute notebooks again that are up to date"
+    )
+    reproduce.set_defaults(action=commands.reproduce)
+
+    compare = subcommands.add_parser("compare", help="finished runs beside the published numbers")
+    compare.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
+    compare.add_argument("--table", nargs="+", type=int, metavar="N", help="1, 6, 7, 8")
+    compare.add_argument(
+        "--with", dest="against", default="printed", choices=("printed", "logged"),
+        help="the printed tables (default), or what the authors logged at the same round",
+    )  # fmt: skip
+    compare.add_argument("--csv", action="store_true", help="print all columns as CSV")
+    _add_grid_options(compare)
+    compare.set_defaults(action=commands.compare)
+
+    findings = subcommands.add_parser("findings", help="what the authors' logs say of the paper")
+    findings.set_defaults(action=commands.findings)
+
+    report = subcommands.add_parser("report", help="one HTML page with all tables and figures")
+    report.add_argument(
+        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
+    )
+    report.add_argument("--output", metavar="FILE", help="default: figures/PRESET/report.html")
+    report.set_defaults(action=commands.report)
+
+    data = subcommands.add_parser("data", help="list and fetch data sets")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    listing = data_commands.add_parser("list", help="the data sets and which are here")
+    listing.set_defaults(action=commands.data_list)
+    fetch = data_commands.add_parser("fetch", help="download data sets")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("--force", action="store_true", help="also if the file is there")
+    fetch.set_defaults(action=commands.data_fetch)
+
+    methods = subcommands.add_parser("methods", help="the methods and their settings")
+    methods.set_defaults(action=commands.methods)
+
+    runs = subcommands.add_parser("runs", help="look at runs on disk")
+    run_commands = runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    runs_list = run_commands.add_parser("list", help="all runs")
+    runs_list.set_defaults(action=commands.runs_list)
+    show = run_commands.add_parser("show", help="one run")
+    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
+    show.set_defaults(action=commands.runs_show)
+    for command in (run, runs_list, show):
+        command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")
+    return parser
+
+
+def _add_grid_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--datasets", nargs="+", metavar="NAME", help="data sets (default: the preset's)"
+    )
+    parser.add_argument(
+        "--alphas", nargs="+", type=float, metavar="A",
+        help="concentrations of the Dirichlet split (default: the preset's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="methods (default: the preset's)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="S",
+        help="seeds by number, so that 1 is one seed (default: the preset's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="communication rounds (default: the preset's)"
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    from ..config import RunConfig
+
+    known = {f.name: f for f in fields(RunConfig)}
+    for name, text in RUN_FIELDS.items():
+        kind = str(known[name].type)
+        parse = {"int": int, "flo": float}.get(kind[:3], str)
+        default = known[name].default
+        text += "" if default is None else f" (default: {default})"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
+    parser.add_argument("--pretrained", action="store_true", help="ImageNet weights (resnet18)")
+    parser.add_argument(
+        "--quantile", type=float, help="FedOBP's q (default: the paper's Table 5, else 0.9995)"
+    )
+    parser.add_argument(
+        "--score", help="FedOBP's score: obp (default), gradient, fisher or saliency"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters of the method; see `fedobp methods`",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--backend", default="auto", help="auto (default), loop or batched")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
