@@ -72,7 +72,7 @@ class LoopBackend:
 
     def gradient(self, questions: Sequence[Question], chunk: int = 512) -> list[Tensor]:
         """See `Backend`."""
-        results = [q.rows.new_zeros(len(q.rows), self.layout.parameters) for q in questions]
+        results = [torch.zeros_like(q.rows) for q in questions]
 
         def work(worker: Worker, j: int, k: int) -> None:
             worker.row.copy_(questions[j].rows[k])
@@ -87,7 +87,7 @@ class LoopBackend:
                     view.add_(gradient)
 
         self._each(questions, work)
-        return results
+        return [rows[:, : self.layout.parameters] for rows in results]
 
     def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
         """See `Backend`."""

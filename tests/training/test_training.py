@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.batchnorm import NormNet, normalized_federation
 from helpers.trainers import make_trainer
 from torch import nn
 
@@ -232,3 +233,19 @@ def test_resnet18_trains_with_its_buffers_in_the_row(backend):
     assert not torch.equal(trained[:, buffers], start[:, buffers])
     evaluate(trainer, trained, [0])
     assert torch.equal(trainer.fit(start, [0], 1), trained)
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+def test_gradients_of_a_model_with_running_statistics(backend):
+    federation = normalized_federation(backend)
+    layout, data = federation.layout, federation.data
+    rows = federation.initial.repeat(2, 1)
+    found = federation.trainer.gradient(rows, [0, 1])
+    assert found.shape == (2, layout.parameters)
+    for k in range(2):
+        model = NormNet().eval()
+        layout.bind(model, rows[k].clone())
+        images, labels = data.train(k)
+        loss = F.cross_entropy(model(images), labels)
+        expected = layout.join(list(torch.autograd.grad(loss, list(model.parameters()))))
+        torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-6)
