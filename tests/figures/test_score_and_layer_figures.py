@@ -1,12 +1,10 @@
 """Frames of the score, layer and normalization figures, against a slow second computation."""
 
-import csv
-
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.drawn import overlaps
-from helpers.fake_runs import SIZES, fake_run
+from helpers.fake_runs import SIZES, fake_run, make_runs, read
 
 from fedobp_lib import figures
 from fedobp_lib.paths import figures_dir, runs_dir
@@ -14,24 +12,6 @@ from fedobp_lib.results.layers import layer_frame, layer_table, variant_layers
 from fedobp_lib.results.quantiles import quantile_frame
 from fedobp_lib.runs.experiments import layer_runs, normalization_runs, score_runs
 from fedobp_lib.runs.normalizations import normalization_of
-
-
-def make_runs(configs):
-    """Runs whose numbers are drawn; nothing is personal in the first round."""
-    results = []
-    for config in configs:
-        rng = np.random.default_rng([config.seed, config.rounds])
-        accuracy = [90 - 50 / n + rng.normal() for n in range(1, config.rounds + 1)]
-        drawn = rng.integers(1, 50, (config.rounds, len(SIZES)))
-        drawn[0] = 0
-        shares = [dict(zip(SIZES, row.tolist(), strict=True)) for row in drawn]
-        results.append(fake_run(runs_dir(), accuracy, shares=shares, **vars(config)))
-    return results
-
-
-def read(result, name):
-    with open(result.directory / f"{name}.csv") as file:
-        return list(csv.DictReader(file))
 
 
 def shares(result):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fedobp_lib.config import RunConfig
+from fedobp_lib.paths import runs_dir
 from fedobp_lib.runs.store import RunResult
 from fedobp_lib.simulation import HISTORY, LAYERS
 
@@ -64,3 +67,21 @@ def fake_run(
     pd.DataFrame(history, columns=HISTORY).to_csv(run / "history.csv", index=False)
     pd.DataFrame(layers, columns=LAYERS).to_csv(run / "layers.csv", index=False)
     return RunResult(run)
+
+
+def make_runs(configs):
+    """Runs whose numbers are drawn; nothing is personal in the first round."""
+    results = []
+    for config in configs:
+        rng = np.random.default_rng([config.seed, config.rounds])
+        accuracy = [90 - 50 / n + rng.normal() for n in range(1, config.rounds + 1)]
+        drawn = rng.integers(1, 50, (config.rounds, len(SIZES)))
+        drawn[0] = 0
+        shares = [dict(zip(SIZES, row.tolist(), strict=True)) for row in drawn]
+        results.append(fake_run(runs_dir(), accuracy, shares=shares, **vars(config)))
+    return results
+
+
+def read(result, name):
+    with open(result.directory / f"{name}.csv") as file:
+        return list(csv.DictReader(file))

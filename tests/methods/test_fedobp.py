@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.batchnorm import normalized_federation
+from helpers.slow_rounds import COHORTS, check_rounds
 
 from fedobp_lib import RunConfig, UserError
-from fedobp_lib.methods import METHODS, Federation, make_settings
-from fedobp_lib.models.networks import build_model
+from fedobp_lib.methods import METHODS, make_settings
 from fedobp_lib.runs.store import load_data, run_id
-
-COHORTS = [[0, 2], [1, 2], [0, 3], [2, 3]]
-
-
-@pytest.fixture
-def federation(small_data, small_trainer) -> Federation:
-    layout = small_trainer.layout
-    initial = layout.flatten(build_model("avgcnn", (28, 28, 1), 3, seed=7))
-    return Federation(initial, layout, small_data, small_trainer, quantile=0.999)
 
 
 def play(method, cohorts=COHORTS):
@@ -30,41 +21,6 @@ def play(method, cohorts=COHORTS):
         starts.append((start.clone(), personal))
         method.finish(clients, start, method.train(start, clients))
     return starts
-
-
-def slow_average(federation, cohort, uploads):
-    """Eq. 2, parameter by parameter in numpy, weighted by training samples."""
-    sizes = [len(federation.data.partition.train(i)) for i in cohort]
-    total = np.zeros(len(uploads[0]))
-    for size, upload in zip(sizes, uploads, strict=True):
-        total += size / sum(sizes) * upload.double().numpy()
-    return torch.from_numpy(total).float()
-
-
-def check_rounds(federation, method, merge_one, averages=True):
-    """Play rounds beside a slow bookkeeping of what each client and the server hold.
-
-    `merge_one(local, global_)` is the paper's merge for one client.
-    """
-    global_ = federation.initial.clone()
-    local = {i: federation.initial.clone() for i in range(federation.data.clients)}
-    for number, cohort in enumerate(COHORTS, 1):
-        clients = torch.tensor(cohort)
-        method.round = number
-        start, _ = method.start(clients)
-        expected = torch.stack([merge_one(local[i], global_) for i in cohort])
-        assert torch.equal(start, expected)
-        trained = method.train(start, clients)
-        for k, i in enumerate(cohort):
-            alone = federation.trainer.fit(expected[k][None], [i], number)[0]
-            assert torch.equal(trained[k], alone)
-            local[i] = alone
-        method.finish(clients, start, trained)
-        if averages:
-            average = slow_average(federation, cohort, [local[i] for i in cohort])
-            torch.testing.assert_close(method.global_params, average, rtol=1e-5, atol=1e-7)
-            global_ = method.global_params.clone()
-    return local
 
 
 @pytest.mark.parametrize("q", [0.5, 0.999])

@@ -1,14 +1,12 @@
 """Frames of the score, layer and normalization figures, against a slow second computation."""
 
-import csv
 from statistics import mean, stdev
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.fake_runs import SIZES, fake_run
+from helpers.fake_runs import SIZES, make_runs, read
 
-from fedobp_lib.paths import runs_dir
 from fedobp_lib.results.convergence import convergence_frame
 from fedobp_lib.results.layers import layer_frame, layer_table, variant_layers
 from fedobp_lib.results.quantiles import quantile_frame, score_peaks
@@ -16,24 +14,6 @@ from fedobp_lib.runs.experiments import layer_runs, normalization_runs, score_ru
 from fedobp_lib.runs.normalizations import ALL_NORMALIZATIONS, normalization_of
 
 SETTING = {"datasets": ["cifar10", "mnist"], "seeds": [0, 1], "rounds": 8}
-
-
-def make_runs(configs):
-    """Runs whose numbers are drawn; nothing is personal in the first round."""
-    results = []
-    for config in configs:
-        rng = np.random.default_rng([config.seed, config.rounds])
-        accuracy = [90 - 50 / n + rng.normal() for n in range(1, config.rounds + 1)]
-        drawn = rng.integers(1, 50, (config.rounds, len(SIZES)))
-        drawn[0] = 0
-        shares = [dict(zip(SIZES, row.tolist(), strict=True)) for row in drawn]
-        results.append(fake_run(runs_dir(), accuracy, shares=shares, **vars(config)))
-    return results
-
-
-def read(result, name):
-    with open(result.directory / f"{name}.csv") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
