@@ -49,10 +49,13 @@ class FedSelectSettings:
         rate: p, share of a tensor's shared parameters that become personal in a round
             (official code: 25 %).
         limit: alpha, share of a tensor that may be personal (recommended: 30 to 50 %).
+        local_statistics: running statistics of batch normalization never leave their client, as in
+            the official code; else they are averaged like a shared parameter.
     """
 
     rate: float = 0.25
     limit: float = 0.5
+    local_statistics: bool = True
 
     def __post_init__(self) -> None:
         for name in ("rate", "limit"):
@@ -123,9 +126,10 @@ class FedSelect(Method):
         self.state["mask"][clients] = self.extended(clients, (trained - start).abs())
 
     def personal(self, clients: Tensor) -> Tensor:
-        """What is a client's own, for each column of a row: bool (K, size); buffers always are."""
+        """What is a client's own, for each column of a row, buffers last: bool (K, size)."""
         mask, layout = self.state["mask"][clients], self.federation.layout
-        return F.pad(mask, (0, layout.size - layout.parameters), value=True)
+        buffers = layout.size - layout.parameters
+        return F.pad(mask, (0, buffers), value=self.settings.local_statistics)
 
     def extended(self, clients: Tensor, update: Tensor) -> Tensor:
         """The clients' masks (K, P) after updates of these sizes (K, size)."""

@@ -10,9 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from ..methods import METHODS
 from ..paper.logged import logged_accuracy, logged_normalizations, logged_runs, logged_sheets
@@ -21,6 +19,7 @@ from ..paper.published import (
     published_normalizations,
     published_quantiles,
 )
+from .claims.training import Stages, leads, paired, stages, winners
 from .layers import layer_frame, layer_table
 from .logged import logged_results
 from .printed_cells import MIX, NONE, OPEN, by_chance, explained_cells
@@ -30,7 +29,6 @@ ORGANS = ("medmnistA", "medmnistC")
 SHOWN = 'notebook {} with `SOURCE = "logged"`, and `figures/authors/`'
 LOGGED_02, LOGGED_05, LOGGED_06 = (SHOWN.format(number) for number in ("02", "05", "06"))
 LAST = 400  # the last logged round
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,11 @@ def _wrapped(text: str) -> str:
 
 
 def _fine_tuned() -> Finding:
-    before, after = _best_before(), _last_after()
-    whole = _paired(before["fedobp"], after["fedavg"])
+    found = _stages()
+    before, after = found["before"], found["after"]
+    whole = paired(before["fedobp"], after["fedavg"])
     kept = [cell for cell in before.index if cell[0] not in ORGANS]
-    without = _paired(before.loc[kept, "fedobp"], after.loc[kept, "fedavg"])
+    without = paired(before.loc[kept, "fedobp"], after.loc[kept, "fedavg"])
     lead = (before["fedobp"] - before["fedavg"]).loc[kept].mean()
     level = (after["fedobp"] - after["fedavg"]).loc[kept].mean()
     return Finding(
@@ -89,31 +88,13 @@ def _fine_tuned() -> Finding:
     )
 
 
-def _paired(ours: pd.Series, theirs: pd.Series) -> str:
-    """Mean difference with its interval, columns won and lost, and a sign test, in words."""
-    difference = (ours - theirs).to_numpy()
-    low, high = _interval(difference)
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    p_value = binomtest(wins, wins + losses).pvalue
-    return (
-        f"{difference.mean():+.2f} points on average over {len(difference)} (95 % bootstrap "
-        f"interval {low:+.2f} to {high:+.2f}), ahead in {wins} and behind in {losses} (sign test, "
-        f"p = {p_value:.2f})"
-    )
-
-
 def _who_is_best() -> Finding:
     told = []
-    for when, table in (("before", _best_before()), ("after", _last_after())):
-        ordered = np.sort(table.to_numpy(), axis=1)
-        leads = ordered[:, -1] - ordered[:, -2]
-        sole = table[leads > 0]
-        counts = sole.idxmax(axis=1).value_counts()
-        names = ", ".join(f"{METHODS[str(m)].title} {n}" for m, n in counts.items())
-        tied = len(table) - len(sole)
+    for when, table in _stages().items():
+        lead = leads(table)
         told.append(
-            f"{when} local training {names}{f', a tie in {tied}' if tied else ''} (leads: median "
-            f"{np.median(leads):.2f}, at most {leads.max():.2f} points)"
+            f"{when} local training {winners(table)} (leads: median {lead.median():.2f}, at most "
+            f"{lead.max():.2f} points)"
         )
     return Finding(
         "Who is best depends on when one looks",
@@ -185,7 +166,7 @@ def _cifar100() -> Finding:
     cell = "dataset == 'cifar100' and alpha == 0.1"
     printed = published_accuracy().query(cell).set_index("method")["accuracy_mean_percent"]
     table_8 = published_normalizations().query(f"{cell} and normalization == 'none'")
-    logged = _best_before().loc[("cifar100", 0.1)]
+    logged = _stages()["before"].loc[("cifar100", 0.1)]
     ablation = logged_normalizations().query(f"{cell} and normalization == 'none'")["accuracy"]
     sheet = logged_sheets().query(f"{cell} and method == 'fedobp'")["accuracy"].max()
     leads = [v["fedobp"] - v.drop("fedobp").max() for v in (printed, logged)]
@@ -237,7 +218,7 @@ def _layers() -> Finding:
 
 
 def _organs() -> Finding:
-    before = _best_before().loc[list(ORGANS)]
+    before = _stages()["before"].loc[list(ORGANS)]
     near = [m for m in before if (before.max(axis=1) - before[m]).max() < 1]
     told = []
     for cell in before.index:
@@ -266,19 +247,5 @@ def _latest() -> pd.DataFrame:
     return frame[frame["run"] == frame.groupby(keys)["run"].transform("max")]
 
 
-def _best_before() -> pd.DataFrame:
-    """A row a column of the tables, a column a method: best of the evaluations, before."""
-    before = _latest().query("stage == 'before'")
-    return before.groupby([*CELL, "method"])["accuracy"].max().unstack("method")
-
-
-def _last_after() -> pd.DataFrame:
-    """The same after local training, in the last round."""
-    after = _latest().query("stage == 'after' and round == @LAST")
-    return after.groupby([*CELL, "method"])["accuracy"].last().unstack("method")
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+def _stages() -> Stages:
+    return stages(logged_results("accuracy"))

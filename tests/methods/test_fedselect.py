@@ -176,6 +176,20 @@ def test_running_statistics_stay_with_their_client(backend):
         assert not same(models[one, buffers], models[other, buffers], 1e-3)
 
 
+def test_running_statistics_may_be_averaged_like_a_shared_parameter():
+    federation = normalized_federation()
+    method = make("fedselect", federation, local_statistics=False, **SETTINGS)
+    cohort = torch.tensor(COHORTS[0])
+    start, _ = method.start(cohort)
+    trained = method.train(start, cohort)
+    method.finish(cohort, start, trained)
+    buffers = slice(federation.layout.parameters, federation.layout.size)
+    mean = sum(trained[i, buffers] for i in range(len(cohort))) / len(cohort)
+    assert not same(mean, federation.initial[buffers], 1e-2)
+    for model in (method.global_params, *before_training(method, list(range(5)))):
+        assert same(model[buffers], mean, 1e-5)
+
+
 def test_the_limit_is_within_the_range_that_the_paper_recommends():
     assert 0.3 <= make("fedselect", tiny_federation()).settings.limit <= 0.5
 

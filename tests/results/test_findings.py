@@ -6,6 +6,7 @@ import re
 from helpers import ROOT
 
 from fedobp_lib.cli import main
+from fedobp_lib.paper import logged
 from fedobp_lib.results import findings
 from fedobp_lib.results.findings import FINDINGS, findings_text
 
@@ -47,9 +48,9 @@ def test_fine_tuned_fedavg_against_a_plain_reading_of_the_log():
 
 
 def test_the_numbers_follow_the_data(monkeypatch):
-    real = findings.logged_accuracy()
+    real = logged.logged_accuracy()
     worse = real.assign(
         accuracy=real["accuracy"].where(real["method"] != "fedobp", real["accuracy"] - 1)
     )
-    monkeypatch.setattr(findings, "logged_accuracy", lambda: worse)
+    monkeypatch.setattr(logged, "logged_accuracy", lambda: worse)
     assert "ahead in 0 and behind in 16" in findings._fine_tuned().text

@@ -101,6 +101,14 @@ def no_better_than_majority(means: Means, dataset: str, alpha: float) -> Finding
     return Finding(told, ours - naive <= POINT)
 
 
+def level_with(means: Means, cell: tuple[str, float, str], value: float) -> Finding:
+    """A method's accuracy on a data set and alpha is a value, give or take a point."""
+    ours = means.get(cell)
+    if ours is None:
+        return UNKNOWN
+    return Finding(f"{cell[0]} {cell[1]:g}: {ours:.2f}", abs(ours - value) <= POINT + 1e-9)
+
+
 def on_cells(check: Callable[..., Finding], cells: Sequence[tuple[str, float]], **given: Any):
     """The same check on several cells."""
     return lambda means: Finding.all_of([check(means, *cell, **given) for cell in cells])

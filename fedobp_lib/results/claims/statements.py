@@ -1,6 +1,7 @@
-"""All claims of the paper that are tested, in the order of its tables and figures."""
+"""All claims that are tested: the paper's and this kit's, in the order of tables and figures."""
 
 from .about_figures import FIGURE_CLAIMS
 from .about_tables import TABLE_CLAIMS
+from .about_training import TRAINING_CLAIMS
 
-CLAIMS = (*TABLE_CLAIMS, *FIGURE_CLAIMS)
+CLAIMS = (*TABLE_CLAIMS, *TRAINING_CLAIMS, *FIGURE_CLAIMS)

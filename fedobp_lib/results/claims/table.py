@@ -6,7 +6,7 @@ the claim can be measured on, the verdict is `other data`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...runs.store import RunResult
 from ..compare import measured, measured_normalizations
 from ..departures import setting_of
 from ..logged import logged_results
-from . import convergence, layers, normalization, scores
+from . import convergence, layers, normalization, scores, training
 from .accuracy import Means
 from .claim import Claim
 from .finding import Finding
@@ -93,8 +93,7 @@ def on_published(claim: Claim) -> str:
     """A claim tested on the numbers that the paper prints; empty where it prints none."""
     if claim.evidence not in PRINTED:
         return ""
-    read, key, value = PRINTED[claim.evidence]
-    finding = claim.check(_by_cell(read(), key, value))
+    finding = claim.check(PRINTED[claim.evidence]())
     return "" if finding.holds is None else f"{verdict(finding)}: {finding.measured}"
 
 
@@ -125,6 +124,7 @@ def _by_cell(frame: pd.DataFrame, key: str, value: str) -> Means:
 
 EVIDENCE = {
     "accuracy": _means,
+    "stages": training.stages,
     "resnet18": _means,
     "normalization": _normalization_means,
     "normalization_layers": normalization.picked,
@@ -135,14 +135,18 @@ EVIDENCE = {
 # The kinds that the authors logged, and in which experiment; see `logged.logged_results`.
 LOGGED = {
     "accuracy": "accuracy",
+    "stages": "accuracy",
     "normalization": "normalization",
     "curves": "accuracy",
     "scores": "scores",
     "layers": "layers",
 }
-# The kinds that the paper prints: where, and the columns of what was compared and how well it did.
-PRINTED = {
-    "accuracy": (published_accuracy, "method", "accuracy_mean_percent"),
-    "resnet18": (published_resnet18, "method", "accuracy_percent"),
-    "normalization": (published_normalizations, "normalization", "accuracy_percent"),
+# The kinds that the paper prints.
+PRINTED: dict[str, Callable[[], Any]] = {
+    "accuracy": lambda: _by_cell(published_accuracy(), "method", "accuracy_mean_percent"),
+    "stages": training.printed_stages,
+    "resnet18": lambda: _by_cell(published_resnet18(), "method", "accuracy_percent"),
+    "normalization": lambda: _by_cell(
+        published_normalizations(), "normalization", "accuracy_percent"
+    ),
 }
