@@ -17,7 +17,7 @@ from fedobp_lib.models.parameters import ParameterLayout
 from fedobp_lib.runs.sweeps import packs, shared_backend
 from fedobp_lib.simulation import simulate
 from fedobp_lib.training.backends import make_backend
-from fedobp_lib.training.batched import BatchedBackend
+from fedobp_lib.training.batched import KEPT_MEMORIES, BatchedBackend
 from fedobp_lib.training.convolutions import CONVOLUTIONS
 from fedobp_lib.training.packing import run_packed
 from fedobp_lib.training.tasks import Task
@@ -257,9 +257,9 @@ def test_memory_of_the_latest_kinds_of_task_is_kept_and_their_tensors_outlive_th
         assert kinds[0] is kept and kept.task.head is read
         trainer.fit(rows[:count], range(count), 1)
     assert len(kinds) == 3
-    for width in range(3):
+    for width in range(KEPT_MEMORIES):
         trainer.fit(HeadThenBody(rows, head.roll(width + 1)), [0, 1], 1)
-    assert kept not in kinds and len(kinds) == 3
+    assert kept not in kinds and len(kinds) == KEPT_MEMORIES
 
 
 def test_a_sweep_packs_what_fits_together(tmp_path, monkeypatch):
