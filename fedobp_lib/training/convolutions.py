@@ -103,6 +103,7 @@ class _Patches(torch.autograd.Function):
 
 
 def _each(self: nn.Conv2d, x: Tensor) -> Tensor:
+    assert not isinstance(self.padding, str)
     how = self.stride, self.padding, self.dilation
 
     def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

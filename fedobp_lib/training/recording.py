@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Steps = Callable[[], None]
+Steps = Callable[[], object]
 
 
 class Recorder:

@@ -46,8 +46,8 @@ def set_places(model: nn.Module, gradients: dict[str, Tensor] | None) -> None:
             places = None
             if gradients is not None:
                 bias = None if layer.bias is None else gradients[f"{name}.bias"]
-                places = Places(gradients[f"{name}.weight"], bias)  # type: ignore[arg-type]
-            layer.places = places  # type: ignore[assignment]
+                places = Places(gradients[f"{name}.weight"], bias)
+            layer.places = places
 
 
 def names_of_stacked(model: nn.Module) -> list[str]:

@@ -29,7 +29,7 @@ def simulation_on(device, config, backend="batched"):
     made = simulate(config, tiny_images(), device=device, backend=backend)
     if backend == "batched":
         made.trainer.backend.graphs = device != "cpu"
-        made.trainer.backend.convolution = "unfolded"
+        made.trainer.backend.stack.convolution = "unfolded"
     return made
 
 
