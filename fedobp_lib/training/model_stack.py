@@ -199,7 +199,7 @@ def _prepared(model: ImageModel, device: torch.device) -> ImageModel:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.num_batches_tracked = None  # a counter nobody reads, which vmap cannot raise
-            module.forward = types.MethodType(_batch_norm, module)  # type: ignore[method-assign]
+            module.forward = types.MethodType(_batch_norm, module)
     return model
 
 

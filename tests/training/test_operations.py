@@ -12,8 +12,9 @@ from fedobp_lib.training.convolutions import CONVOLUTIONS
 FILE = Path(__file__).parents[2] / "benchmarks" / "operations.py"
 
 
-@pytest.fixture(scope="module")
-def operations():
+@pytest.fixture
+def operations(monkeypatch):
+    monkeypatch.syspath_prepend(str(FILE.parent))
     spec = importlib.util.spec_from_file_location("operations", FILE)
     module = sys.modules["operations"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

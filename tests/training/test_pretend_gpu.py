@@ -63,7 +63,7 @@ def test_every_method_replayed_equals_the_cpu(method):
 def test_resnet18_replayed_equals_the_cpu(method):
     """Short batches are taken alone, with running statistics of their own."""
     small = {"clients": 2, "participation": 1.0, "rounds": 1, "local_epochs": 2}
-    config = RunConfig(**small, method=method, batch_size=24, model="resnet18", eval_after="never")
+    config = RunConfig(**small, method=method, batch_size=40, model="resnet18", eval_after="never")
     reference = run_on("cpu", config)
     with PretendGPU():
         ours = run_on("meta", config)
