@@ -161,17 +161,17 @@ class AllSamples:
         counts = np.array([len(s) for s in samples])
         order = np.argsort(-counts, kind="stable")
         self._counts = counts[order]
-        self._order = torch.from_numpy(order).to(device)
+        self._order = order.tolist()
         self._chunk = int(min(chunk, counts.max()))
         length = -(-counts.max() // self._chunk) * self._chunk
         index = np.zeros((len(counts), length), np.int64)
         for place, client in enumerate(order):
             index[place, : counts[client]] = samples[client]
-        self._index = torch.from_numpy(index).to(device)
+        self._index = _send(torch.from_numpy(index), device)
         weight = np.arange(length) < self._counts[:, None]
-        self._weight = torch.from_numpy(weight).to(device, torch.float32)
-        self.rows = torch.cat([q.rows for q in questions])[self._order]
-        self.counts = torch.from_numpy(self._counts).to(device, torch.float32)
+        self._weight = _send(torch.from_numpy(weight.astype(np.float32)), device)
+        self.rows = torch.cat([q.rows for q in questions])[_send(torch.from_numpy(order), device)]
+        self.counts = _send(torch.from_numpy(self._counts.astype(np.float32)), device)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         for start in range(0, self._index.shape[1], self._chunk):
@@ -185,7 +185,7 @@ class AllSamples:
 
     def unsort(self, values: Tensor | list[Tensor]) -> list:
         """Values of the rows, put back into the order of the questions and split by question."""
-        back = dict(zip(self._order.tolist(), values, strict=True))
+        back = dict(zip(self._order, values, strict=True))
         ordered = iter([back[k] for k in range(len(back))])
         parts = [list(islice(ordered, size)) for size in self._sizes]
         return [torch.stack(p) for p in parts] if isinstance(values, Tensor) else parts

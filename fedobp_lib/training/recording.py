@@ -81,6 +81,9 @@ class Recorder:
                 steps()  # libraries choose their algorithms outside of the graph
             here.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
+            # Other threads, of packed runs, may go on: what they do is not recorded.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+            ):
                 steps()
         return graph.replay

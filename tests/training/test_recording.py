@@ -48,7 +48,7 @@ class Cuda:
             self.stream_now = before
 
     @contextmanager
-    def graph(self, graph, pool, stream):
+    def graph(self, graph, pool, stream, capture_error_mode):
         self.stream_now, self.device_now = stream.name, "cuda:0"
         try:
             yield
