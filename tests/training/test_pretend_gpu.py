@@ -142,3 +142,13 @@ def test_a_replay_that_reads_freed_memory_is_refused():
         held[0] = torch.ones(1, device="meta")
         with pytest.raises(RuntimeError, match="memory that was freed"):
             made.trainer.fit(Scaled(rows), [0, 1, 2], 2)
+
+
+def test_answers_are_put_in_order_without_a_wait():
+    with PretendGPU():
+        made = simulation_on("meta", RunConfig(**SMALL, method="fedavg", batch_size=8))
+        rows = made.method.global_params.repeat(3, 1)
+        waits.clear()
+        made.trainer.gradient(rows, [0, 1, 2])
+        made.trainer.features(rows, [0, 1, 2])
+        assert not set(waits) - {"aten._to_copy.default"}  # what is sent there, without waiting
