@@ -7,8 +7,13 @@ partition; the device does not count, since it changes results by rounding only.
     history.csv    round, stage, scope, average, accuracy (percent), loss (nats)
     layers.csv     round, layer, parameters, personalized (mean count over the cohort)
     clients.csv    every client after the last round
-    summary.json   final numbers, times and provenance; written last: it marks a finished run
+    summary.json   final numbers, times, provenance and checksums; written last: it marks a
+                   finished run
     checkpoint.pt  only while the run is unfinished
+    .lease         only while a process computes the run (`lease`)
+
+A finished run whose files are not as they were written counts as missing (`integrity`). A run may
+end early because it diverged; then `summary.json` says in which round and by which client.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
 from .files import read_json
+from .integrity import fault
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class RunResult:
         known = read_json(self.directory / "config.json")["config"]
         later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
         return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+
+    @property
+    def diverged(self) -> dict[str, Any] | None:
+        """Of a run that diverged: `round`, `client` (None: not known) and `what`."""
+        return self.summary.get("diverged")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -75,7 +86,7 @@ class RunResult:
         average: str = "pooled",
         which: str = "last",
     ) -> float:
-        """One accuracy in percent.
+        """One accuracy in percent; NaN if the run diverged.
 
         Args:
             stage, scope, average: see `fedobp_lib.training.evaluation`.
@@ -85,6 +96,8 @@ class RunResult:
         Raises:
             UserError: it was not evaluated.
         """
+        if self.diverged:
+            return float("nan")
         rows = self.history.query("stage == @stage and scope == @scope and average == @average")
         if rows.empty:
             raise UserError(f"run {self.run_id} has no accuracy {stage}/{scope}/{average}")
@@ -113,28 +126,56 @@ def load_data(name: str) -> ImageData:
 
 
 def is_finished(folder: Path) -> bool:
-    return (folder / "summary.json").is_file()
+    """Whether a run is there, with its files as they were written."""
+    return (folder / "summary.json").is_file() and fault(folder) is None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a run that was finished once; None: nothing, or it never was."""
+    return fault(folder) if (folder / "summary.json").is_file() else None
 
 
 def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
-    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies."""
-    home = Path(directory) if directory is not None else paths.runs_dir()
+    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies.
+
+    The state is `done`, `partial`, `diverged`, `damaged` or, of a run made by a version of the kit
+    that computed other numbers, `version N`.
+    """
     rows = []
-    for folder in sorted(home.glob("*/")) if home.is_dir() else []:
-        if not (folder / "config.json").is_file():
-            continue
-        config = read_json(folder / "config.json")["config"]
-        row = {"run_id": folder.name, "state": "partial"}
-        row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
-        if is_finished(folder):
-            final = read_json(folder / "summary.json")["final"]
-            row["state"] = "done"
-            for stage, numbers in final.items():
-                row[stage] = numbers["pooled"]
+    for folder in folders(directory):
+        row = {"run_id": folder.name, "state": state(folder)}
+        try:
+            config = read_json(folder / "config.json")["config"]
+            row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
+            if row["state"] == "done":
+                final = read_json(folder / "summary.json")["final"]
+                row |= {stage: numbers["pooled"] for stage, numbers in final.items()}
+        except (UserError, KeyError, TypeError):
+            row["state"] = "damaged"
         rows.append(row)
     columns = ["run_id", "state", "method", "dataset", "alpha", "seed", "rounds"]
     frame = pd.DataFrame(rows, columns=[*columns, "before", "after"])
     return frame.sort_values(["dataset", "alpha", "method", "seed"], ignore_index=True)
+
+
+def folders(directory: str | Path | None = None) -> list[Path]:
+    """The folders of all runs, finished or not."""
+    home = Path(directory) if directory is not None else paths.runs_dir()
+    found = sorted(home.glob("*/")) if home.is_dir() else []
+    marks = ("config.json", "summary.json")
+    return [f for f in found if ".bad" not in f.name and any((f / m).is_file() for m in marks)]
+
+
+def state(folder: Path) -> str:
+    """The state of a run folder; see `list_runs`."""
+    if not (folder / "summary.json").is_file():
+        return "partial"
+    if fault(folder):
+        return "damaged"
+    version = read_json(folder / "config.json").get("results_version", RESULTS_VERSION)
+    if version != RESULTS_VERSION:
+        return f"version {version}"
+    return "diverged" if RunResult(folder).diverged else "done"
 
 
 def find_run(run: str, directory: str | Path | None = None) -> RunResult:
@@ -144,10 +185,13 @@ def find_run(run: str, directory: str | Path | None = None) -> RunResult:
         UserError: none or several match, or the run is unfinished.
     """
     home = Path(directory) if directory is not None else paths.runs_dir()
-    found = [f for f in sorted(home.glob(f"{run}*/")) if (f / "config.json").is_file()]
+    found = [f for f in folders(home) if f.name.startswith(run)]
     if len(found) != 1:
         many = "no run" if not found else f"{len(found)} runs"
         raise UserError(f"{many} in {paths.shown(home)} with an id that begins with {run!r}")
+    reason = damage(found[0])
+    if reason:
+        raise UserError(f"run {found[0].name} is damaged: {reason}")
     if not is_finished(found[0]):
         raise UserError(f"run {found[0].name} is not finished")
     return RunResult(found[0])

@@ -21,7 +21,7 @@ from ..training.trainer import Backend
 from . import checkpoints
 from .execution import run, tell_device
 from .packs import batch_of, fitting, in_parts, packs, shared_backend
-from .store import RunResult, is_finished, load_data, run_id
+from .store import RunResult, damage, is_finished, load_data, run_id
 
 
 def run_ids(configs: Iterable[RunConfig]) -> list[str]:
@@ -52,6 +52,9 @@ def finished(configs: Iterable[RunConfig]) -> list[RunResult]:
         if not is_here(resolved.dataset):
             continue
         name = run_id(resolved, load_data(resolved.dataset))
+        reason = damage(home / name)
+        if reason and name not in found:
+            _say(f"warning: run {name} is damaged and left out: {reason}")
         if is_finished(home / name):
             found.setdefault(name, RunResult(home / name))
     return list(found.values())

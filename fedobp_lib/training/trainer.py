@@ -66,6 +66,7 @@ class Question:
 class Backend(Protocol):
     """Computes for the clients of one or several federations that share images and model."""
 
+    name: str
     layout: ParameterLayout
 
     def fit(self, jobs: Sequence[Job]) -> list[Tensor]:

@@ -59,7 +59,8 @@ def fake_run(
         for number, row in enumerate(shares or [], 1)
         for layer, personal in row.items()
     ]
-    last = {"personalized_parameters": float(sum(shares[-1].values())) if shares else 0.0}
+    personal = float(sum(shares[-1].values())) if shares else 0.0
+    last = {"final": {}, "provenance": {}, "personalized_parameters": personal}
     run = folder / f"fake-{next(NUMBERS)}"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"config": asdict(resolved)}))
