@@ -62,7 +62,7 @@ class Simulation:
         seconds: time spent on `rounds` (merging, training, averaging) and on `evaluation`.
         final: after the last round, every client's `Scores` by stage.
         diverged: None, or why there are no more rounds: `round`, `client` (None: not known) and
-            `what` is not finite.
+            `what` went wrong.
     """
 
     def __init__(self, config: ResolvedConfig, method: Method) -> None:
@@ -102,14 +102,16 @@ class Simulation:
         except _Diverged as stop:
             self.diverged = {"round": self.round, "client": stop.client, "what": stop.what}
         except torch.linalg.LinAlgError as error:  # of numbers that are too large
-            what = f"linear algebra: {str(error).splitlines()[0]}"
+            what = str(error).splitlines()[0].split(" because")[0]
             self.diverged = {"round": self.round, "client": None, "what": what}
 
     def _take_round(self, clients: Tensor) -> None:
         began = self._clock()
         start, personal = self.method.start(clients)
         trained = self.method.train(start, clients)
-        _require_finite(trained.isfinite().all(1), clients, "a parameter after training")
+        _require_finite(
+            trained.isfinite().all(1), clients, "a parameter is not finite after training"
+        )
         ended = self._clock()
 
         self._record("before", "cohort", self._test(start, clients))
@@ -127,7 +129,7 @@ class Simulation:
 
     def _test(self, rows: Tensor, clients: Tensor) -> Scores:
         scores = evaluate(self.trainer, self.method.models(rows, clients), clients.tolist())
-        _require_finite(scores.loss.isfinite(), clients, "the loss")
+        _require_finite(scores.loss.isfinite(), clients, "the loss is not finite")
         return scores
 
     def _evaluate_all(self) -> None:

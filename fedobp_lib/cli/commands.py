@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import UserError
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from ..config import RunConfig
     from ..runs.execution import run as compute
 
@@ -37,17 +37,24 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(_json(result)))
     else:
         _print_run(result)
+    return 1 if result.diverged else 0
+
+
+def _divergence(result) -> str:
+    stop = result.diverged
+    client = "" if stop["client"] is None else f", client {stop['client']}"
+    return f"diverged in round {stop['round']}{client}: {stop['what']}"
 
 
 def _json(result) -> dict:
     from .. import paths
 
-    keys = ("method", "dataset", "rounds", "seconds_total", "seconds_per_round",
+    keys = ("method", "dataset", "rounds", "diverged", "seconds_total", "seconds_per_round",
             "seconds_evaluation", "final", "personalized_parameters")  # fmt: skip
     return {
         "run_id": result.run_id,
         "directory": paths.shown(result.directory),
-        **{key: result.summary[key] for key in keys},
+        **{key: result.summary.get(key) for key in keys},
     }
 
 
@@ -60,7 +67,10 @@ def _print_run(result) -> None:
         f"{config.method} on {config.dataset}, alpha {config.alpha}, {config.clients} clients, "
         f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}"
     )
-    print("accuracy over all clients, last round   pooled   mean over clients")
+    if result.diverged:
+        print(_divergence(result))
+    else:
+        print("accuracy over all clients, last round   pooled   mean over clients")
     for stage, numbers in summary["final"].items():
         print(
             f"  {stage + ' local training':<38}{numbers['pooled']:6.2f} %"
