@@ -34,19 +34,19 @@ def run(options: argparse.Namespace) -> int:
         progress=True,
     )
     if options.json:
-        print(json.dumps(_json(result)))
+        print(json.dumps(as_json(result)))
     else:
-        _print_run(result)
+        print_run(result)
     return 1 if result.diverged else 0
 
 
-def _divergence(result) -> str:
+def divergence(result) -> str:
     stop = result.diverged
     client = "" if stop["client"] is None else f", client {stop['client']}"
     return f"diverged in round {stop['round']}{client}: {stop['what']}"
 
 
-def _json(result) -> dict:
+def as_json(result) -> dict:
     from .. import paths
 
     keys = ("method", "dataset", "rounds", "diverged", "seconds_total", "seconds_per_round",
@@ -58,7 +58,7 @@ def _json(result) -> dict:
     }
 
 
-def _print_run(result) -> None:
+def print_run(result) -> None:
     from .. import paths
 
     summary, config = result.summary, result.config
@@ -68,7 +68,7 @@ def _print_run(result) -> None:
         f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}"
     )
     if result.diverged:
-        print(_divergence(result))
+        print(divergence(result))
     else:
         print("accuracy over all clients, last round   pooled   mean over clients")
     for stage, numbers in summary["final"].items():
@@ -195,21 +195,3 @@ def methods(options: argparse.Namespace) -> None:
         print(folded(f"{name:<16}{method.title}: {method.source}", indent=16))
         for setting in fields(method.Settings):
             print(f"{'':<18}{setting.name} = {setting.default!r}")
-
-
-def runs_list(options: argparse.Namespace) -> None:
-    from ..runs.store import list_runs
-
-    frame = list_runs(options.runs_dir)
-    if frame.empty:
-        print("no runs yet", file=sys.stderr)
-    else:
-        print(frame.to_string(index=False, float_format="%.2f", na_rep="-"))
-
-
-def runs_show(options: argparse.Namespace) -> None:
-    from ..runs.store import find_run
-
-    result = find_run(options.run, options.runs_dir)
-    _print_run(result)
-    print(json.dumps(result.summary["provenance"], indent=2))

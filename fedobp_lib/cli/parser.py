@@ -6,9 +6,11 @@ import argparse
 import sys
 from dataclasses import fields
 
-from . import commands
+from . import commands, runs_commands
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
+
+RUNS_DIR_HELP = "folder of all runs (default: runs/)"
 
 RUN_FIELDS = {
     "method": "method to run; see `fedobp methods`",
@@ -122,16 +124,48 @@ def build_parser() -> argparse.ArgumentParser:
     methods = subcommands.add_parser("methods", help="the methods and their settings")
     methods.set_defaults(action=commands.methods)
 
-    runs = subcommands.add_parser("runs", help="look at runs on disk")
-    run_commands = runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    runs_list = run_commands.add_parser("list", help="all runs")
-    runs_list.set_defaults(action=commands.runs_list)
-    show = run_commands.add_parser("show", help="one run")
-    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
-    show.set_defaults(action=commands.runs_show)
-    for command in (run, runs_list, show):
-        command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")
+    runs = subcommands.add_parser("runs", help="look after runs on disk")
+    _add_runs_commands(runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser))
+    run.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     return parser
+
+
+def _add_runs_commands(runs: argparse._SubParsersAction) -> None:
+    chosen = argparse.ArgumentParser(add_help=False)
+    for name, kind in {"method": str, "dataset": str, "alpha": float, "seed": int}.items():
+        chosen.add_argument(
+            f"--{name}", nargs="+", type=kind, metavar=name[0].upper(), help=f"only of this {name}"
+        )
+    chosen.add_argument(
+        "--state", nargs="+", metavar="S", help="only done, partial, diverged or damaged ones"
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+
+    listing = runs.add_parser("list", help="all runs", parents=[chosen, as_json, where])
+    listing.set_defaults(action=runs_commands.list_)
+    show = runs.add_parser("show", help="one run", parents=[as_json, where])
+    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
+    show.set_defaults(action=runs_commands.show)
+    diff = runs.add_parser("diff", help="how two runs differ", parents=[as_json, where])
+    diff.add_argument("run", nargs=2, metavar="ID", help="their ids, or the beginnings of them")
+    diff.set_defaults(action=runs_commands.diff)
+    verify = runs.add_parser(
+        "verify", help="whether runs are as they were written", parents=[chosen, as_json, where]
+    )
+    verify.set_defaults(action=runs_commands.verify)
+    collect = runs.add_parser("gc", help="remove what nobody needs", parents=[where])
+    collect.add_argument("--partial", action="store_true", help="also runs that are not finished")
+    collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    collect.set_defaults(action=runs_commands.collect)
+    export = runs.add_parser("export", help="finished runs as one archive", parents=[chosen, where])
+    export.add_argument("file", metavar="FILE", help="for instance runs.tar.gz")
+    export.set_defaults(action=runs_commands.export)
+    take_in = runs.add_parser("import", help="take in the runs of an archive", parents=[where])
+    take_in.add_argument("file", metavar="FILE")
+    take_in.set_defaults(action=runs_commands.import_)
 
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
