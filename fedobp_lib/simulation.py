@@ -116,7 +116,7 @@ class Simulation:
 
         self._record("before", "cohort", self._test(start, clients))
         self._record("after", "cohort", self._test(trained, clients))
-        self._record_layers(personal, len(clients))
+        self._record_layers(personal)
         evaluated = self._clock()
 
         self.method.finish(clients, start, trained)
@@ -153,13 +153,14 @@ class Simulation:
         for average, (accuracy, loss) in scores.summary().items():
             self.history.append([self.round, stage, scope, average, accuracy, loss])
 
-    def _record_layers(self, personal: Tensor | None, cohort: int) -> None:
+    def _record_layers(self, personal: Tensor | None) -> None:
         if personal is not None:
-            personal = personal.expand(*personal.shape[:-1], self.layout.parameters)
-            personal = personal.double().reshape(-1, self.layout.parameters).mean(0)
+            masks = personal.expand(*personal.shape[:-1], self.layout.parameters)
+            masks = masks.reshape(-1, self.layout.parameters)
         for layer, columns in self.layout.layers.items():
-            count = 0.0 if personal is None else personal[columns].sum().item()
-            self.layers.append([self.round, layer, columns.stop - columns.start, count])
+            # Whole numbers are added, so that the sum is the same with any number of threads.
+            mean = 0.0 if personal is None else masks[:, columns].sum().item() / len(masks)
+            self.layers.append([self.round, layer, columns.stop - columns.start, mean])
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

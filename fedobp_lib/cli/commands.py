@@ -14,6 +14,7 @@ from ..errors import UserError
 def run(options: argparse.Namespace) -> int:
     from ..config import RunConfig
     from ..runs.execution import run as compute
+    from ..runs.preemption import watching
 
     settings = {}
     for text in options.set:
@@ -26,13 +27,14 @@ def run(options: argparse.Namespace) -> int:
             settings[name] = getattr(options, name)
     names = [field.name for field in fields(RunConfig) if field.name != "settings"]
     values = {name: getattr(options, name) for name in names}
-    result = compute(
-        RunConfig(**values, settings=settings),
-        device=options.device,
-        backend=options.backend,
-        directory=options.runs_dir,
-        progress=True,
-    )
+    with watching():
+        result = compute(
+            RunConfig(**values, settings=settings),
+            device=options.device,
+            backend=options.backend,
+            directory=options.runs_dir,
+            progress=True,
+        )
     if options.json:
         print(json.dumps(as_json(result)))
     else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
-from . import commands, runs_commands
+from . import commands, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
 
@@ -62,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     run = subcommands.add_parser("run", help="one run of one method")
     _add_run_options(run)
     run.set_defaults(action=commands.run)
+
+    sweep = subcommands.add_parser("sweep", help="many runs, in one process or several")
+    _add_sweep_options(sweep)
+    sweep.set_defaults(action=sweep_command.sweep)
 
     reproduce = subcommands.add_parser("reproduce", help="execute the notebooks, draw the figures")
     reproduce.add_argument(
@@ -188,14 +194,52 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    for name, parse, text, _ in _run_fields():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, nargs="+", type=parse, metavar=name[0].upper(), help=text)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters of the methods; a name may come several times",
+    )  # fmt: skip
+    parser.add_argument("--file", metavar="FILE", help="a TOML file that says which runs")
+    parser.add_argument(
+        "--table", nargs="+", type=int, metavar="N", help="the runs of tables of the paper"
+    )
+    parser.add_argument(
+        "--figure", nargs="+", type=int, metavar="N", help="the runs of figures of the paper"
+    )
+    parser.add_argument("--preset", default="quick", help=f"of tables and figures: {PRESET_HELP}")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what is missing and how long it takes"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes (default: one a GPU, or one for every eight cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pack", type=int, metavar="N", help="runs in one batch (default: by a GPU's memory)"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="only the I-th of N parts, for batch systems"
+    )
+
+
+def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
+    """Name, type, help and default of each field of a run that can be given by name."""
     from ..config import RunConfig
 
     known = {f.name: f for f in fields(RunConfig)}
+    found: list[tuple[str, Callable[[str], Any], str, Any]] = []
     for name, text in RUN_FIELDS.items():
-        kind = str(known[name].type)
-        parse = {"int": int, "flo": float}.get(kind[:3], str)
-        default = known[name].default
+        parse = {"int": int, "flo": float}.get(str(known[name].type)[:3], str)
+        found.append((name, parse, text, known[name].default))
+    return found
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    for name, parse, text, default in _run_fields():
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
     parser.add_argument("--pretrained", action="store_true", help="ImageNet weights (resnet18)")

@@ -35,10 +35,13 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def save_if_due(self, simulation: Simulation) -> None:
-        """Write it if the last one is old enough; one that cannot be written costs a warning."""
+        """Write it if the last one is old enough; see `save`."""
+        if time.monotonic() - self._written >= self._wait:
+            self.save(simulation)
+
+    def save(self, simulation: Simulation) -> None:
+        """Write it; one that cannot be written costs a warning."""
         began = time.monotonic()
-        if began - self._written < self._wait:
-            return
         try:
             write(self.path, lambda file: torch.save(simulation.state(), file))
         except OSError as error:

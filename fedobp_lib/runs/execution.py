@@ -14,13 +14,14 @@ import torch
 from .. import paths
 from ..config import RESULTS_VERSION, RunConfig
 from ..data.images import ImageData
+from ..errors import Preempted
 from ..progress import in_notebook, progress_bar
 from ..simulation import Simulation, simulate
 from ..training.backends import choose_device
 from ..training.evaluation import AVERAGES
 from ..training.gpu import release
 from ..training.trainer import Backend
-from . import checkpoints
+from . import checkpoints, preemption
 from .checkpoints import Checkpoint
 from .files import cannot_write, write_csv, write_json
 from .integrity import checksums, sealed, set_aside
@@ -61,6 +62,7 @@ def run(
 
     Raises:
         Busy: see `wait`.
+        Preempted: the process was asked to end, within `preemption.watching`.
         UserError: the configuration cannot be run, or the folder cannot be written.
     """
     config = config.resolved(device)
@@ -140,8 +142,12 @@ def _take_rounds(
                 bar.update()
                 if on_round:
                     on_round(simulation)
-                if not simulation.done:
-                    checkpoint.save_if_due(simulation)
+                if simulation.done:
+                    break
+                if preemption.asked():
+                    checkpoint.save(simulation)
+                    raise Preempted
+                checkpoint.save_if_due(simulation)
         except KeyboardInterrupt:
             # The interrupt may have come in the middle of a round: the last checkpoint stays.
             bar.close()

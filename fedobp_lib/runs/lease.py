@@ -33,7 +33,7 @@ def leased(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
         wait: until its present owner is done, which is said; else `Busy` is raised.
 
     Yields:
-        To be called now and then: raises `UserError` when the lease was lost, because this process
+        To be called now and then: raises `Busy` when the lease was lost, because this process
         was stopped for long or its disk did not answer. The other's results are the same.
 
     Raises:
@@ -52,7 +52,7 @@ def leased(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if lease.compromise is not None:
-            raise UserError(f"run {folder.name} was taken over by {_owner(lease)}")
+            raise Busy(f"run {folder.name} was taken over by {_owner(lease)}")
 
     try:
         yield check
