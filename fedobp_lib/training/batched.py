@@ -26,7 +26,8 @@ from ..data.clients import ClientData
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
 from .convolutions import CONVOLUTIONS, with_convolution
-from .fisher import sample_squares
+from .fisher import SampleSquares
+from .heads import HeadBackend
 from .plan import AllSamples, BatchPlan, alike
 from .precision import autocast
 from .step_memory import StepMemory
@@ -60,6 +61,7 @@ class BatchedBackend:
         self.layout = layout
         self.device = device
         self.precision = precision
+        self.heads = HeadBackend(layout, precision)
         self.convolution = convolution
         self.graphs = device.type == "cuda" if graphs is None else graphs
         prepared = _prepared(model, device)
@@ -108,14 +110,17 @@ class BatchedBackend:
             total[:n] += gradients[:, : self.layout.parameters]
         return every.unsort(total)
 
-    def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
-        """See `Backend`."""
-        every = AllSamples(questions, self.device, chunk)
-        total = torch.zeros(len(every.rows), self.layout.parameters, device=self.device)
-        squares = sample_squares(self._model(train=False), self.layout, self.precision)
-        for n, images, labels, weight in every:
-            total[:n] += vmap(squares)(self.layout.views(every.rows[:n]), images, labels, weight)
-        return every.unsort(total / every.counts[:, None])
+    def fisher(self, questions: Sequence[Question], chunk: int = 128) -> list[Tensor]:
+        """See `Backend`. One model after another: each is many samples, and it is once a round."""
+        squares = SampleSquares(self._models["grouped"].eval(), self.layout, self.precision)
+        results = []
+        for q in questions:
+            rows = []
+            for row, client in zip(q.rows, q.clients, strict=True):
+                index = torch.from_numpy(q.data.of(q.part, client)).to(self.device)
+                rows.append(squares.mean(row, *q.data.take(index), chunk))
+            results.append(torch.stack(rows))
+        return results
 
     @torch.no_grad()
     def features(self, questions: Sequence[Question], chunk: int = 256) -> list[list[Tensor]]:
