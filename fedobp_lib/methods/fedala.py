@@ -24,10 +24,6 @@ selected otherwise has nothing to do in a round. `everyone=true` is the official
 round then costs a pass over the data of all clients.
 
 With weights for the classifier alone and no running statistics, learning leaves alone what the
-classifier is given: each client's features are computed once a round, and all passes and losses
-take them.
-
-With weights for the classifier alone and no running statistics, learning leaves alone what the
 classifier is given: then each client's features are computed once a round, and all passes and
 losses take them.
 

@@ -1,9 +1,10 @@
 """Ways to compute the convolutions of many models at once, each model with weights of its own.
 
-`vmap` turns a convolution into a grouped one, whose speed differs wildly between devices. The
-other ways replace the forward pass of every `nn.Conv2d` in a model:
-
-- `unfolded`: patches times weights, which `vmap` turns into one batched matrix product;
+- `grouped`: what `vmap` makes of them, one grouped convolution; its speed differs wildly between
+  devices;
+- `unfolded`: patches times weights, one batched matrix product. The patches are a strided copy:
+  `F.unfold` starts a kernel for every image on a GPU. They are ordered as a row keeps its weights,
+  (height, width, channels), so that no weight is ever moved;
 - `each`: one ordinary convolution a model; on a GPU their launches cost nothing inside a CUDA
   graph.
 """
@@ -11,8 +12,7 @@ other ways replace the forward pass of every `nn.Conv2d` in a model:
 from __future__ import annotations
 
 import copy
-import types
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,124 +20,96 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.networks import ImageModel
+from .stacked_layers import Places, linear, of_stack, product, set_forward
 
 CONVOLUTIONS = ("grouped", "unfolded", "each")
 
 
 def with_convolution(model: ImageModel, kind: str) -> ImageModel:
-    """A copy of the model that computes its convolutions in one of the ways `CONVOLUTIONS`."""
+    """A copy of the model for `vmap` that computes convolutions in one of the ways `CONVOLUTIONS`.
+
+    Convolutions with groups or with padding given in words are `grouped` in any case.
+    """
     model = copy.deepcopy(model)
     forward = {"unfolded": _unfolded, "each": _each}.get(kind)
     for module in model.modules():
-        if forward and isinstance(module, nn.Conv2d) and module.groups == 1:
-            bound = types.MethodType(forward, module)
-            module.forward = bound  # type: ignore[method-assign]
+        if isinstance(module, nn.Linear):
+            set_forward(module, linear)
+        elif forward and isinstance(module, nn.Conv2d) and module.groups == 1:
+            if isinstance(module.padding, str):
+                continue
+            set_forward(module, forward)
     return model
 
 
+@dataclass(frozen=True)
+class Window:
+    """A convolution's kernel, dilation, padding and stride, each (height, width)."""
+
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Of images (K, B, C, H, W) the windows, (K, B, h, w, kernel * C), one copy."""
+        x = x.movedim(2, 4)
+        if any(self.padding):
+            top, left = self.padding
+            x = F.pad(x, (0, 0, left, left, top, top))
+        for axis in (0, 1):
+            reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            x = x.unfold(2 + axis, reach, self.stride[axis])[..., :: self.dilation[axis]]
+        return x.permute(0, 1, 2, 3, 5, 6, 4).flatten(4)
+
+    def fold(self, patches: Tensor, size: tuple[int, ...]) -> Tensor:
+        """The transpose of `patches`: sums windows into images (K, B, C, H, W) of a size."""
+        models, images, height, width, length = patches.shape
+        area = self.kernel[0] * self.kernel[1]
+        x = patches.reshape(models * images, height * width, area, length // area)
+        x = x.permute(0, 3, 2, 1).flatten(1, 2)
+        x = F.fold(x, size, self.kernel, self.dilation, self.padding, self.stride)
+        return x.unflatten(0, (models, images))
+
+
 def _unfolded(self: nn.Conv2d, x: Tensor) -> Tensor:
-    if isinstance(self.padding, str):
-        raise NotImplementedError(f"padding {self.padding!r}; give it as a number")
-    height, width = (
-        (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (self.kernel_size[i] - 1) - 1)
-        // self.stride[i]
-        + 1
-        for i in (0, 1)
-    )
-    patches = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
-    patches = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-    weight = self.weight.flatten(1).t()
-    out = patches @ weight if self.bias is None else torch.addmm(self.bias, patches, weight)
-    return out.view(len(x), height, width, -1).permute(0, 3, 1, 2)
+    assert not isinstance(self.padding, str)
+    window = Window(self.kernel_size, self.dilation, self.padding, self.stride)
+    there: Places | None = self.places  # type: ignore[assignment]
+    places = there and Places(_flat(there.weight), there.bias)
+
+    def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        patches = _Patches.apply(x, window)
+        out = product(patches.flatten(1, 3), _flat(weight), bias, places)
+        return out.unflatten(1, patches.shape[1:4]).movedim(4, 2)
+
+    return of_stack(self, x, whole)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """Weights (K, out, C, h, w) as (K, out, h * w * C), which is how rows hold them."""
+    return weight.movedim(2, 4).flatten(2)
+
+
+class _Patches(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Window) -> Tensor:
+        ctx.window, ctx.size = window, x.shape[3:]
+        return window.patches(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.window.fold(upstream[0], ctx.size), None
 
 
 def _each(self: nn.Conv2d, x: Tensor) -> Tensor:
-    bias = self.bias
-    if torch.is_autocast_enabled(x.device.type):  # it does not look into functions of our own
-        kind = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(kind), self.weight.to(kind)
-        bias = None if bias is None else bias.to(kind)
-    else:
-        weight = self.weight
-    return _Convolution.apply(x, weight, bias, (self.stride, self.padding, self.dilation))
+    assert not isinstance(self.padding, str)
+    how = self.stride, self.padding, self.dilation
 
+    def whole(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        biases = [None] * len(x) if bias is None else bias.unbind()
+        made = zip(x.unbind(), weight.unbind(), biases, strict=True)
+        out = [F.conv2d(images, w, b, *how).movedim(1, 3) for images, w, b in made]
+        return torch.stack(out).movedim(4, 2)  # pictures stay channels-last
 
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple) -> Tensor:
-        return F.conv2d(x, weight, bias, *how)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, weight, bias, ctx.how = inputs
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple:
-        wanted = (ctx.needs_input_grad[0], True, ctx.has_bias)
-        gradients = _Backward.apply(upstream, *ctx.saved_tensors, ctx.how, wanted)
-        of = iter(gradients)
-        return *(next(of) if want else None for want in wanted), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple):
-        def one(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor]:
-            return (_Convolution.apply(x, weight, bias, how),)
-
-        tensors = (x, weight) if bias is None else (x, weight, bias)
-        [out] = _one_by_one(one, info.batch_size, in_dims, tensors)
-        return out, 0
-
-
-class _Backward(torch.autograd.Function):
-    """The gradients that are wanted, of input, weight and bias."""
-
-    @staticmethod
-    def forward(upstream: Tensor, x: Tensor, weight: Tensor, how: tuple, wanted: tuple) -> tuple:
-        stride, padding, dilation = how
-        gradients = torch.ops.aten.convolution_backward(
-            upstream, x, weight, [len(weight)] if wanted[2] else None,
-            stride, padding, dilation, False, (0, 0), 1, wanted,
-        )  # fmt: skip
-        return tuple(g for g, want in zip(gradients, wanted, strict=True) if want)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple:
-        raise NotImplementedError("no second derivatives of convolutions")
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple, upstream: Tensor, x: Tensor, weight: Tensor, how: tuple, wanted
-    ):
-        def one(upstream: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-            return _Backward.apply(upstream, x, weight, how, wanted)
-
-        out = _one_by_one(one, info.batch_size, in_dims, (upstream, x, weight))
-        return tuple(out), (0,) * len(out)
-
-
-def _one_by_one(
-    one: Callable[..., tuple[Tensor, ...]], count: int, dims: tuple, tensors: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """What `one` makes of every model's tensors, stacked; pictures stay channels-last."""
-    results: list[Tensor] = []
-    for k in range(count):
-        mine = [t if d is None else t.select(d, k) for t, d in zip(tensors, dims, strict=False)]
-        made = one(*mine)
-        if not results:
-            results = [_stack_like(tensor, count) for tensor in made]
-        for result, tensor in zip(results, made, strict=True):
-            result[k].copy_(tensor)
-    return results
-
-
-def _stack_like(tensor: Tensor, count: int) -> Tensor:
-    if tensor.ndim != 4:
-        return tensor.new_empty(count, *tensor.shape)
-    first, channels, height, width = tensor.shape
-    return tensor.new_empty(count, first, height, width, channels).movedim(-1, -3)
+    return of_stack(self, x, whole)

@@ -16,6 +16,26 @@ from torch import Tensor
 
 from .trainer import Job, Question
 
+# Steps are recorded in stretches of these lengths, so that few kinds of them come.
+STRETCHES = (16, 4, 1)
+LONGEST_STRETCH = STRETCHES[0]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps of an epoch, one after another, that the same clients take.
+
+    Attributes:
+        first, steps: number of the first one, from 0, and how many.
+        rows: the clients.
+        samples: how many places of their batches they use.
+    """
+
+    first: int
+    steps: int
+    rows: slice
+    samples: int
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -91,23 +111,31 @@ class BatchPlan:
         """Steps in an epoch of the client with most samples."""
         return self.index.shape[1]
 
-    def groups(self, number: int, exact: bool) -> list[tuple[slice, int]]:
-        """Which rows take step `number` of an epoch together, and with how many samples.
+    def stretches(self, exact: bool) -> list[Stretch]:
+        """The steps of an epoch; those of one client are in order.
 
         Args:
-            number: of the step.
-            exact: short batches are not filled up: such clients take their step alone, and a
-                batch of one sample is left out.
+            exact: short batches are not filled up: a client takes such a step alone, at the end,
+                and a batch of one sample is left out.
         """
-        left = self.counts - number * self.batch_size
-        active = int((left > 0).sum())
-        if not exact:
-            return [(slice(0, active), self.batch_size)]
-        full = int((left >= self.batch_size).sum())
-        groups = [(slice(0, full), self.batch_size)] if full else []
-        return groups + [
-            (slice(k, k + 1), int(left[k])) for k in range(full, active) if left[k] > 1
-        ]
+        size = self.batch_size
+        begun = np.arange(self.steps)[:, None] * size
+        left = self.counts - begun
+        active = (left >= size if exact else left > 0).sum(1)
+        found = []
+        for clients in dict.fromkeys(active[active > 0].tolist()):
+            first, count = int((active > clients).sum()), int((active == clients).sum())
+            for length in STRETCHES:
+                while count >= length:
+                    found.append(Stretch(first, length, slice(0, clients), size))
+                    first, count = first + length, count - length
+        if exact:
+            found += [
+                Stretch(int(count) // size, 1, slice(k, k + 1), int(count) % size)
+                for k, count in enumerate(self.counts)
+                if count % size > 1
+            ]
+        return found
 
 
 class AllSamples:
@@ -133,17 +161,17 @@ class AllSamples:
         counts = np.array([len(s) for s in samples])
         order = np.argsort(-counts, kind="stable")
         self._counts = counts[order]
-        self._order = torch.from_numpy(order).to(device)
+        self._order = order.tolist()
         self._chunk = int(min(chunk, counts.max()))
         length = -(-counts.max() // self._chunk) * self._chunk
         index = np.zeros((len(counts), length), np.int64)
         for place, client in enumerate(order):
             index[place, : counts[client]] = samples[client]
-        self._index = torch.from_numpy(index).to(device)
+        self._index = _send(torch.from_numpy(index), device)
         weight = np.arange(length) < self._counts[:, None]
-        self._weight = torch.from_numpy(weight).to(device, torch.float32)
-        self.rows = torch.cat([q.rows for q in questions])[self._order]
-        self.counts = torch.from_numpy(self._counts).to(device, torch.float32)
+        self._weight = _send(torch.from_numpy(weight.astype(np.float32)), device)
+        self.rows = torch.cat([q.rows for q in questions])[_send(torch.from_numpy(order), device)]
+        self.counts = _send(torch.from_numpy(self._counts.astype(np.float32)), device)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         for start in range(0, self._index.shape[1], self._chunk):
@@ -157,7 +185,7 @@ class AllSamples:
 
     def unsort(self, values: Tensor | list[Tensor]) -> list:
         """Values of the rows, put back into the order of the questions and split by question."""
-        back = dict(zip(self._order.tolist(), values, strict=True))
+        back = dict(zip(self._order, values, strict=True))
         ordered = iter([back[k] for k in range(len(back))])
         parts = [list(islice(ordered, size)) for size in self._sizes]
         return [torch.stack(p) for p in parts] if isinstance(values, Tensor) else parts

@@ -18,6 +18,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
+def rounded_to(device: torch.device) -> torch.dtype | None:
+    """The type that autocast computes in here and now; None: it is off."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
 def bf16_is_native() -> bool:
     """Whether the CPU has bf16 instructions (AVX512-BF16 or AMX); True if PyTorch cannot tell."""
     asks = [

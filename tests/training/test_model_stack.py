@@ -1,0 +1,62 @@
+"""The choice of a way to compute convolutions."""
+
+import pytest
+import torch
+from helpers.literal import tiny_federation
+
+from fedobp_lib.training import model_stack
+from fedobp_lib.training.convolutions import CONVOLUTIONS
+from fedobp_lib.training.recording import Recorder
+
+
+@pytest.fixture
+def stack(monkeypatch):
+    """That of a back-end which has not chosen yet, with the images of its clients."""
+    monkeypatch.setattr(model_stack, "_FASTEST", {})
+    federation = tiny_federation("batched")
+    stack = federation.trainer.backend.stack
+    stack.convolution = None
+    return stack, federation.data
+
+
+def test_the_fastest_way_that_works_is_taken(stack, monkeypatch):
+    stack, data = stack
+    seconds = {"grouped": None, "unfolded": 2.0, "each": 1.0}
+
+    def measured(*_):
+        if seconds[stack.convolution] is None:
+            raise RuntimeError(f"{stack.convolution} is not there")
+        return seconds[stack.convolution]
+
+    monkeypatch.setattr(stack, "_seconds", measured)
+    stack.choose_convolution(data, 8, 4, graphs=False)
+    assert stack.convolution == "each"
+    seconds |= {"unfolded": 0.5}
+    stack.choose_convolution(data, 8, 4, graphs=False)
+    assert stack.convolution == "each"  # measured once
+    stack.choose_convolution(data, 8, 5, graphs=False)
+    assert stack.convolution == "unfolded"  # of another size
+    seconds |= dict.fromkeys(CONVOLUTIONS)
+    with pytest.raises(RuntimeError, match="is not there"):
+        stack.choose_convolution(data, 8, 6, graphs=False)
+
+
+def test_replays_are_timed_at_the_cohorts_size_where_steps_are_replayed(stack, monkeypatch):
+    stack, data = stack
+    replayed, shapes = [], set()
+    gradient = stack.gradient
+
+    def seen(rows, images, *args, **kwargs):
+        shapes.add((len(rows), *images.shape[:2]))
+        return gradient(rows, images, *args, **kwargs)
+
+    def record(self, steps):
+        return lambda: replayed.append(steps())
+
+    monkeypatch.setattr(stack, "gradient", seen)
+    monkeypatch.setattr(Recorder, "record", record)
+    stack.choose_convolution(data, 8, 4, graphs=True)
+    assert stack.convolution in CONVOLUTIONS
+    assert shapes == {(4, 4, 8)}
+    assert len(replayed) >= 3 * len(CONVOLUTIONS)
+    assert all(isinstance(rows, torch.Tensor) for rows in replayed)
