@@ -79,9 +79,7 @@ class SampleSquares:
         times = Counter(call.layer for call in calls)
         squares = {}
         for call, g in zip(calls, gradients, strict=True):
-            # A layer that is used twice has gradients that are sums; an input that was changed
-            # afterwards is lost.
-            if times[call.layer] > 1 or call.x._version != call.version:
+            if times[call.layer] > 1:  # a sample's gradient is a sum over its uses
                 continue
             prefix = f"{call.layer}."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -111,11 +109,10 @@ class SampleSquares:
 
 @dataclass
 class _Call:
-    """One use of a layer in a forward pass; `version` is that of the input then."""
+    """One use of a layer in a forward pass."""
 
     layer: str
     x: Tensor
-    version: int
     output: Tensor
 
 
@@ -144,7 +141,7 @@ def _recorded(layers: dict[str, nn.Module]) -> Iterator[list[_Call]]:
         def record(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
             if not output.requires_grad:
                 output.requires_grad_()  # nothing before it is differentiated
-            calls.append(_Call(name, args[0], args[0]._version, output))
+            calls.append(_Call(name, args[0], output))
             return output.clone()  # what comes next may work in place
 
         return record

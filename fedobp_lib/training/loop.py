@@ -123,9 +123,7 @@ class LoopBackend:
         self._each(questions, work)
         return results
 
-    def test(
-        self, questions: Sequence[Question], chunk: int = CHUNK
-    ) -> list[tuple[Tensor, Tensor]]:
+    def test(self, questions: Sequence[Question], chunk: int = 512) -> list[tuple[Tensor, Tensor]]:
         """See `Backend`."""
         results = [
             (
