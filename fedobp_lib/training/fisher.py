@@ -22,6 +22,7 @@ from torch.func import functional_call, grad, vmap
 
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
+from .convolutions import Window
 from .precision import autocast
 
 # Samples at a time where each needs a gradient of its own.
@@ -77,7 +78,7 @@ class SampleSquares:
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, [call.output for call in calls])
         times = Counter(call.layer for call in calls)
-        squares = {}
+        squares: dict[str, Tensor] = {}
         for call, g in zip(calls, gradients, strict=True):
             if times[call.layer] > 1:  # a sample's gradient is a sum over its uses
                 continue
@@ -170,9 +171,11 @@ def _squares(layer: nn.Module, own: dict[str, Tensor], x: Tensor, g: Tensor) -> 
         g = g.square()
         return {"weight": g.mT @ x.square(), "bias": g.sum(0)}
     if isinstance(layer, nn.Conv2d):
-        how = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        patches, g = F.unfold(x, *how), g.flatten(2)  # (n, inputs, places), (n, out, places)
-        weight = _of_products(g, patches.mT).view_as(own["weight"])
+        assert not isinstance(layer.padding, str)
+        window = Window(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        patches, g = window.patches(x[None])[0].flatten(1, 2), g.flatten(2)
+        out, channels, *kernel = own["weight"].shape
+        weight = _of_products(g, patches).view(out, *kernel, channels).movedim(-1, 1)
         return {"weight": weight, "bias": g.sum(2).square().sum(0)}
     shape = (1, -1) + (1,) * (x.ndim - 2)
     scale = (own["running_var"] + layer.eps).rsqrt()  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -95,7 +96,7 @@ class LoopBackend:
         self._each(questions, work)
         return [rows[:, : self.layout.parameters] for rows in results]
 
-    def fisher(self, questions: Sequence[Question], chunk: int = 32) -> list[Tensor]:
+    def fisher(self, questions: Sequence[Question], chunk: int = 64) -> list[Tensor]:
         """See `Backend`."""
         results = [q.rows.new_empty(len(q.rows), self.layout.parameters) for q in questions]
 
@@ -264,17 +265,26 @@ class _PlainStep:
 
 
 class _Step:
-    """A step of any task."""
+    """A step of any task.
+
+    Where the variables are a model, they are the worker's own row, so that its gradient can be
+    computed where it is.
+    """
 
     def __init__(
         self, worker: Worker, task: Task, settings: LocalSettings, layout: ParameterLayout
     ) -> None:
         self.variables = task.variables.clone()
+        if self.variables.shape == worker.row[None].shape:
+            worker.row.copy_(self.variables[0])
+            self.variables = worker.row[None]
         self._task = task
         self._worker = worker
         self._layout = layout
         self._sgd = MaskedSGD(self.variables, settings.lr, settings.momentum)
         self._phase: object = self  # of no epoch
+        # Memory that is new in each step would cost as much as what is done with it.
+        self._gradients: list[Tensor] = []
 
     def __call__(
         self,
@@ -282,14 +292,26 @@ class _Step:
         phase: object,
         draw: Tensor,
     ) -> None:
-        layout, row = self._layout, self._worker.row
+        layout, row, calls = self._layout, self._worker.row, itertools.count()
+        buffers = slice(layout.parameters, layout.size)
 
         def gradient(rows: Tensor) -> Tensor:
-            row.copy_(rows[0])
-            flat = torch.empty_like(row)
+            elsewhere = rows.data_ptr() != row.data_ptr()
+            kept = None
+            if elsewhere:
+                if self.variables.data_ptr() == row.data_ptr():
+                    kept = row.clone()
+                row.copy_(rows[0])
+            call = next(calls)
+            if call == len(self._gradients):
+                self._gradients.append(torch.empty_like(row))
+            flat = self._gradients[call]
             layout.join(gradients(), out=flat[: layout.parameters])
-            flat[layout.parameters :] = 0
-            rows[0, layout.parameters :] = row[layout.parameters :]
+            flat[buffers] = 0
+            if elsewhere:
+                rows[0, buffers] = row[buffers]
+            if kept is not None:
+                row.copy_(kept)
             return flat[None]
 
         task = self._task

@@ -79,15 +79,13 @@ class Learner(Protocol):
 
 
 class Backend(Learner, Protocol):
-    """Computes for the clients of one or several federations that share images and model.
-
-    Attributes:
-        layout: of its models.
-        heads: computes for classifiers alone, on `Features`.
-    """
+    """Computes for the clients of one or several federations that share images and model."""
 
     layout: ParameterLayout
-    heads: Learner
+
+    @property
+    def heads(self) -> Learner:
+        """Computes for classifiers alone, on `Features`."""
 
     def fisher(self, questions: Sequence[Question]) -> list[Tensor]:
         """Mean over all samples of each sample's squared gradient: (K, P)."""
