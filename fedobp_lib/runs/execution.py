@@ -72,12 +72,14 @@ def run(
             lock.acquire()
     except OSError as error:
         raise cannot_write(folder, error) from error
-    with lock:
+    try:
         if not is_finished(folder):
             checkpoint = Checkpoint(folder / "checkpoint.pt", checkpoint_seconds, checkpoint_share)
             if progress is not False:
                 tell_device(where, config.precision)
             _compute(simulation, data, folder, progress, on_round, checkpoint)
+    finally:
+        lock.release()
     if isinstance(backend, str):  # else others may be using it
         del simulation
         release(where)
