@@ -65,7 +65,7 @@ class Scale:
             sizes = {"mnist": 70_000, "cifar10": 60_000}
             return cls(sizes, {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)})
         return cls(
-            images={"mnist": 200, "cifar10": 200},
+            images={"mnist": 120, "cifar10": 120},
             shape={"mnist": (16, 16, 1), "cifar10": (16, 16, 3)},
             federation={"clients": 6, "participation": 0.5, "local_epochs": 1, "min_samples": 4},
             packs=(1, 2),
