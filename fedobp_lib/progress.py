@@ -34,22 +34,23 @@ def progress_bar(total: int, show: bool | None, done: int = 0) -> tqdm:
             notebook).
         done: rounds finished before; the time left is judged from the others.
     """
-    in_notebook = show is not False and _in_notebook()
+    cell = show is not False and in_notebook()
     if show is None:
-        show = in_notebook or sys.stderr.isatty()
+        show = cell or sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
         unit="round",
-        file=_CellOutput() if in_notebook else sys.stderr,
-        ncols=79 if in_notebook else None,
-        dynamic_ncols=not in_notebook,
+        file=_CellOutput() if cell else sys.stderr,
+        ncols=79 if cell else None,
+        dynamic_ncols=not cell,
         disable=not show,
         leave=False,
     )
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this runs in a cell of a notebook."""
     # A kernel has imported IPython before any cell runs.
     if "IPython" not in sys.modules:
         return False

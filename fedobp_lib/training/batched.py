@@ -54,7 +54,7 @@ class BatchedBackend:
         model: supplies the forward pass; its own weights are not used.
         layout: the layout of a row.
         device: where to compute.
-        precision: `fp32`, `tf32` (GPU) or `bf16` (autocast).
+        precision: `fp32`, `tf32` (GPU) or `bf16` (autocast); `gpu.prepare` has set the switches.
         convolution: one of `CONVOLUTIONS`, or None: the fastest, measured on first use.
         graphs: record steps as CUDA graphs; None: on a GPU.
     """
@@ -77,10 +77,6 @@ class BatchedBackend:
         # Batch statistics see the whole batch: nothing may be filled up, and one sample is none.
         self._exact_batches = layout.size > layout.parameters
         self._memories: list[StepMemory] = []  # the latest first
-        if device.type == "cuda":
-            allowed = precision == "tf32"
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-            torch.backends.cudnn.allow_tf32 = allowed
 
     @_on_own_device
     def fit(self, jobs: Sequence[Job]) -> list[Tensor]:
