@@ -37,15 +37,9 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
     Raises:
         UserError: unknown name, no network, or a file that is not a data set.
     """
-    if name == "digits":
+    path = locate(name, directory, fetch_missing)
+    if path is None:
         return _checked(name, read_digits(), "scikit-learn's digits")
-    path = _folder(directory) / f"{name}.npz"
-    if not path.is_file() or Path(name).name != name:
-        if name not in DATASETS:
-            raise unknown("data set", name, _known(directory))
-        if not fetch_missing:
-            raise UserError(f"{paths.shown(path)} is missing; run `fedobp data fetch {name}`")
-        fetch(name, directory)
     shown = paths.shown(path)
     try:
         arrays = read_arrays(path, KEYS)
@@ -53,6 +47,25 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
         raise UserError(f"{shown} cannot be read ({error}); {_again(name)}") from error
     images, labels, is_train = arrays.values()
     return _checked(name, (images, labels, is_train), shown)
+
+
+def locate(
+    name: str, directory: str | Path | None = None, fetch_missing: bool = True
+) -> Path | None:
+    """The file of a data set, fetched first if it is missing; None for the embedded digits.
+
+    Args and errors are those of `load`; the file is not read.
+    """
+    if name == "digits":
+        return None
+    path = _folder(directory) / f"{name}.npz"
+    if not path.is_file() or Path(name).name != name:
+        if name not in DATASETS:
+            raise unknown("data set", name, _known(directory))
+        if not fetch_missing:
+            raise UserError(f"{paths.shown(path)} is missing; run `fedobp data fetch {name}`")
+        fetch(name, directory)
+    return path
 
 
 def is_here(name: str, directory: str | Path | None = None) -> bool:

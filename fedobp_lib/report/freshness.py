@@ -23,14 +23,15 @@ def stamp(notebook: Path, parameters: dict[str, Any], run_ids: Iterable[str], da
         notebook: the file that is executed.
         parameters: what it is given, ready for JSON.
         run_ids: names of the runs that it shows.
-        data: folder of the data sets; names and sizes count.
+        data: folder of the data sets; names, times and sizes count.
     """
     digest = hashlib.blake2b(digest_size=16)
     package = Path(__file__).parents[1]
     sources = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".j2"))
     for path in [notebook, *sorted(sources)]:
         digest.update(path.read_bytes())
-    here = sorted((path.name, path.stat().st_size) for path in data.glob("*.npz"))
+    states = ((path.name, path.stat()) for path in data.glob("*.npz"))
+    here = sorted((name, state.st_mtime_ns, state.st_size) for name, state in states)
     digest.update(json.dumps([parameters, sorted(run_ids), here], sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from .. import paths
 from ..config import RESULTS_VERSION, ResolvedConfig
-from ..data.datasets import load
+from ..data.datasets import load, locate
 from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
@@ -106,9 +106,18 @@ def run_id(config: ResolvedConfig, data: ImageData) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-@lru_cache(maxsize=2)
 def load_data(name: str) -> ImageData:
-    """The data set, kept in memory for the next run on it."""
+    """The data set, kept in memory for the next run on it, as long as its file is the same."""
+    path = locate(name)
+    if path is None:
+        return _kept(name, ())
+    state = path.stat()
+    return _kept(name, (str(path.resolve()), state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, file: tuple[str | int, ...]) -> ImageData:
+    # The file's place, time and size are there to tell a replaced file from the old one.
     return load(name)
 
 

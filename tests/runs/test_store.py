@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
@@ -10,7 +11,8 @@ from helpers import ROOT
 from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.data.datasets import load
 from fedobp_lib.federation import make_partition
-from fedobp_lib.runs.store import RunResult, find_run, list_runs
+from fedobp_lib.paths import data_dir
+from fedobp_lib.runs.store import RunResult, find_run, list_runs, load_data, run_id
 
 TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
 
@@ -64,3 +66,28 @@ def test_a_run_from_before_a_setting_came_is_read_with_its_default():
     again = RunResult(result.directory).config
     assert again.settings == result.config.settings and again.settings["ema"] == 0.0
     assert run(tiny()).run_id == result.run_id
+
+
+def own_images(folder, seed):
+    """A data set `own` whose file has the same name and size for every seed."""
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8), np.arange(40) % 3
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "own.npz", images=images, labels=labels, is_train=np.ones(40, bool))
+    return images[..., None]
+
+
+def test_a_data_file_replaced_while_the_process_lives_is_read_again(tmp_path, monkeypatch):
+    def now():
+        data = load_data("own")
+        return data.images, run_id(RunConfig(dataset="own").resolved(), data)
+
+    first, (images, name) = own_images(data_dir(), 0), now()
+    np.testing.assert_array_equal(images, first)
+    assert load_data("own") is load_data("own")
+    second, (images, other) = own_images(data_dir(), 1), now()
+    np.testing.assert_array_equal(images, second)
+    assert other != name
+    third = own_images(tmp_path / "elsewhere", 2)
+    monkeypatch.setenv("FEDOBP_DATA", str(tmp_path / "elsewhere"))
+    np.testing.assert_array_equal(now()[0], third)
