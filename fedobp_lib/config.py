@@ -13,6 +13,7 @@ from .errors import UserError, unknown
 from .methods import find_method, make_settings
 from .paper.protocols import PROTOCOLS
 from .training.precision import PRECISIONS
+from .typed import as_declared, declared
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
 RESULTS_VERSION = 1
@@ -65,6 +66,9 @@ class RunConfig:
         eval_after: when all clients are also tested after local training (fine-tuning):
             `final` round, `always` with `eval_every`, or `never`.
         settings: the method's own hyperparameters, by name.
+
+    Raises:
+        UserError: a value that is not of the field's type and cannot be read as one.
     """
 
     method: str = "fedobp"
@@ -90,6 +94,12 @@ class RunConfig:
     eval_every: int | None = None
     eval_after: str = "final"
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, hint in declared(type(self)).items():
+            object.__setattr__(self, name, as_declared(name, getattr(self, name), hint))
+        if not isinstance(self.settings, Mapping):
+            raise UserError(f"settings must be given by name, got {self.settings!r}")
 
     def resolved(self) -> ResolvedConfig:
         """The same run with every default filled in, checked.

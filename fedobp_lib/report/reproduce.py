@@ -19,7 +19,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..results.logged import folder_of
 from ..runs.experiments import EXPERIMENTS, find_experiment, parameters_of
-from ..runs.presets import PRESETS, grid
+from ..runs.presets import KINDS, PRESETS, grid, listed
 from ..runs.sweeps import missing, run_all, run_ids
 from ..terminal import folded
 from ..training.backends import choose_device
@@ -89,7 +89,11 @@ def choose(
     Raises:
         UserError: unknown preset, method, notebook, table or figure.
     """
-    given = {name: value for name, value in parameters.items() if value is not None}
+    given = {
+        name: listed(name, value) if name in KINDS else value
+        for name, value in parameters.items()
+        if value is not None
+    }
     for config in grid(preset, **given)[:1]:  # checks names, and the sizes that all share
         config.resolved()
     folder_of(source, preset)

@@ -17,13 +17,13 @@ FINE_TUNED = "FedAvg + fine-tuning"
 
 
 def accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
-    """One row a run and kind of accuracy over all clients, in percent.
+    """One row a run and kind of accuracy over all clients, in percent; a run given twice counts once.
 
     Columns: dataset, alpha, method, title, seed, stage, average, best (of the evaluated
     rounds), last, run_id.
     """
     rows = []
-    for result in results:
+    for result in dict.fromkeys(results):
         config, history = result.config, result.history
         history = history[history["scope"] == "all"]
         for (stage, average), group in history.groupby(["stage", "average"], sort=False):
