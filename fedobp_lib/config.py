@@ -166,7 +166,7 @@ def _check(config: ResolvedConfig) -> None:
     for name in ("alpha", "lr"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{name} must be greater than 0, got {value}")
+            raise UserError(f"{name} must be greater than 0 and finite, got {value}")
     for name in ("rounds", "local_epochs", "batch_size", "clients", "eval_every"):
         value = getattr(config, name)
         if value < 1:

@@ -24,6 +24,7 @@ from .official import Arrays, read_digits
 from .registry import DATASETS
 
 KEYS = ("images", "labels", "is_train")
+FEW = 1000  # so many classes may lack images; of more, no more than half
 
 
 def load(name: str, directory: str | Path | None = None, fetch_missing: bool = True) -> ImageData:
@@ -127,6 +128,11 @@ def _checked(name: str, arrays: Arrays, source: str) -> ImageData:
         problem = "there are no training images"
     elif labels.min() < 0 or (spec and labels.max() >= spec.classes):
         problem = f"labels must lie in 0..{spec.classes - 1 if spec else ''}"
+    elif labels.max() >= max(FEW, 2 * (distinct := len(np.unique(labels)))):
+        # The classifier has a row for each number up to the largest.
+        problem = f"labels must count from 0; of {distinct} different ones the largest is " + str(
+            labels.max()
+        )
     if problem:
         raise UserError(f"{source}: {problem}; {_again(name)}")
     labels = labels.astype(np.int64)
