@@ -127,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs_list = run_commands.add_parser("list", help="all runs")
     runs_list.set_defaults(action=commands.runs_list)
     show = run_commands.add_parser("show", help="one run")
-    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
+    show.add_argument("run", metavar="ID", help="its id, the beginning of it, or its folder")
     show.set_defaults(action=commands.runs_show)
     for command in (run, runs_list, show):
         command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")

@@ -13,6 +13,7 @@ partition; the device does not count, since it changes results by rounding only.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -28,7 +29,12 @@ from ..data.datasets import load, locate
 from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
-from .files import read_json
+from ..simulation import HISTORY, LAYERS
+from .files import damaged, is_whole, read_csv, read_json
+
+# What every summary has.
+SUMMARY = ("final", "personalized_parameters")
+SHOWN = ("method", "dataset", "alpha", "seed", "rounds")  # in a list of runs
 
 
 @dataclass(frozen=True)
@@ -44,29 +50,44 @@ class RunResult:
     @cached_property
     def config(self) -> ResolvedConfig:
         """The resolved configuration; settings that came after the run have their defaults."""
-        known = read_json(self.directory / "config.json")["config"]
-        later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
-        return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        path = self.directory / "config.json"
+        try:
+            known = read_json(path)["config"]
+            later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
+            return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        except (KeyError, TypeError) as error:
+            raise damaged(path) from error
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Final numbers, times and provenance."""
-        return read_json(self.directory / "summary.json")
+        path = self.directory / "summary.json"
+        summary = read_json(path)
+        if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
+            raise damaged(path)
+        return summary
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """Tidy: round, stage, scope, average, accuracy (percent), loss (nats)."""
-        return pd.read_csv(self.directory / "history.csv")
+        path = self.directory / "history.csv"
+        frame = read_csv(path, HISTORY)
+        # Cut between two lines it is a table still, but lacks what was tested last.
+        last = frame[(frame["round"] == self.config.rounds) & (frame["scope"] == "all")]
+        final = {(stage, kind) for stage, of in self.summary["final"].items() for kind in of}
+        if not final <= set(zip(last["stage"], last["average"], strict=True)):
+            raise damaged(path)
+        return frame
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Tidy: round, layer, parameters, personalized."""
-        return pd.read_csv(self.directory / "layers.csv")
+        return read_csv(self.directory / "layers.csv", LAYERS)
 
     @cached_property
     def clients(self) -> pd.DataFrame:
         """One row a client after the last round."""
-        return pd.read_csv(self.directory / "clients.csv")
+        return read_csv(self.directory / "clients.csv", ("test_samples",))
 
     def accuracy(
         self,
@@ -126,34 +147,47 @@ def is_finished(folder: Path) -> bool:
 
 
 def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
-    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies."""
+    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies.
+
+    States: done, partial, or damaged, where a file cannot be read.
+    """
     home = Path(directory) if directory is not None else paths.runs_dir()
     rows = []
     for folder in sorted(home.glob("*/")) if home.is_dir() else []:
-        if not (folder / "config.json").is_file():
-            continue
-        config = read_json(folder / "config.json")["config"]
-        row = {"run_id": folder.name, "state": "partial"}
-        row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
-        if is_finished(folder):
-            final = read_json(folder / "summary.json")["final"]
-            row["state"] = "done"
-            for stage, numbers in final.items():
-                row[stage] = numbers["pooled"]
-        rows.append(row)
-    columns = ["run_id", "state", "method", "dataset", "alpha", "seed", "rounds"]
-    frame = pd.DataFrame(rows, columns=[*columns, "before", "after"])
+        if is_finished(folder) or (folder / "config.json").is_file():
+            rows.append(_row(RunResult(folder)))
+    frame = pd.DataFrame(rows, columns=["run_id", "state", *SHOWN, "before", "after"])
+    # A damaged run may lack them; the others keep their look.
+    frame = frame.astype({"seed": "Int64", "rounds": "Int64"})
     return frame.sort_values(["dataset", "alpha", "method", "seed"], ignore_index=True)
 
 
+def _row(result: RunResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_id": result.run_id, "state": "damaged"}
+    try:
+        row |= {k: getattr(result.config, k) for k in SHOWN}
+        if not is_finished(result.directory):
+            return row | {"state": "partial"}
+        final = {stage: numbers["pooled"] for stage, numbers in result.summary["final"].items()}
+        # To read every history would take long.
+        whole = is_whole(result.directory / "history.csv")
+        return row | final | {"state": "done" if whole else "damaged"}
+    except UserError:
+        return row
+
+
 def find_run(run: str, directory: str | Path | None = None) -> RunResult:
-    """A finished run by its id or an unambiguous beginning of it.
+    """A finished run by its id, an unambiguous beginning of it, or the path of its folder.
 
     Raises:
         UserError: none or several match, or the run is unfinished.
     """
     home = Path(directory) if directory is not None else paths.runs_dir()
-    found = [f for f in sorted(home.glob(f"{run}*/")) if (f / "config.json").is_file()]
+    if (Path(run) / "summary.json").is_file():
+        return RunResult(Path(run).resolve())
+    # The path may be relative to the project, as it was printed.
+    start = glob.escape(Path(run).name)
+    found = [f for f in sorted(home.glob(f"{start}*/")) if (f / "config.json").is_file()]
     if len(found) != 1:
         many = "no run" if not found else f"{len(found)} runs"
         raise UserError(f"{many} in {paths.shown(home)} with an id that begins with {run!r}")
