@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ..runs.files import write
 
 KEY = "fedobp"
 
@@ -56,11 +57,10 @@ def times(folder: Path) -> dict[str, int]:
 
 def mark(executed: Path, mark: str, files: dict[str, str]) -> None:
     """Write the stamp into an executed notebook."""
-    notebook = json.loads(executed.read_text())
+    notebook = json.loads(executed.read_text(encoding="utf-8"))
     notebook["metadata"][KEY] = {"stamp": mark, "files": files}
-    partial = executed.with_suffix(".partial")
-    partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, executed)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    write(executed, lambda file: file.write(text.encode()))
 
 
 def is_current(executed: Path, mark: str, folder: Path) -> bool:
@@ -70,7 +70,7 @@ def is_current(executed: Path, mark: str, folder: Path) -> bool:
         folder: where it wrote them.
     """
     try:
-        kept = json.loads(executed.read_text())["metadata"][KEY]
+        kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][KEY]
         files = kept["files"].items()
         return kept["stamp"] == mark and all(_hash(folder / n) == digest for n, digest in files)
     except (OSError, ValueError, KeyError):
