@@ -95,7 +95,7 @@ def logged_results(
     """
     runs = EXPERIMENTS[experiment]()
     given = {"datasets": datasets, "alphas": alphas, "methods": methods}
-    wanted = [listed(name, values) for name, values in given.items()]
+    wanted = [listed(values, name) for name, values in given.items()]
     return [
         run
         for run in runs

@@ -17,10 +17,10 @@ FINE_TUNED = "FedAvg + fine-tuning"
 
 
 def accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
-    """One row a run and kind of accuracy over all clients, in percent; a run given twice counts once.
+    """One row a run and kind of accuracy over all clients, in percent.
 
     Columns: dataset, alpha, method, title, seed, stage, average, best (of the evaluated
-    rounds), last, run_id.
+    rounds), last, run_id. A run given twice counts once.
     """
     rows = []
     for result in dict.fromkeys(results):

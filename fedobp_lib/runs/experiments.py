@@ -221,7 +221,7 @@ def parameters_of(
         preset: a name of `presets.PRESETS`.
         given: datasets, alphas, methods, seeds, rounds, where they are given.
     """
-    datasets = listed("datasets", given.get("datasets"))
+    datasets = listed(given.get("datasets"))
     real = any(name != "digits" for name in datasets) if datasets else _size(preset) == "paper"
     joined: dict[str, dict[Any, None]] = {}
     for part in parts if real else ():

@@ -121,7 +121,7 @@ def grid(
     """
     preset = as_declared("preset", preset, str)
     given_lists = {"datasets": datasets, "alphas": alphas, "methods": methods, "seeds": seeds}
-    datasets, alphas, methods, seeds = (listed(n, value) for n, value in given_lists.items())
+    datasets, alphas, methods, seeds = (listed(value, n) for n, value in given_lists.items())
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     base = PRESETS[preset]
@@ -145,12 +145,12 @@ def grid(
     ]
 
 
-def listed(name: str, value: Any) -> list[Any] | None:
+def listed(value: Any, name: str = "datasets") -> list[Any] | None:
     """What a parameter of a grid may be, as a list of its type in which nothing is there twice.
 
     Args:
-        name: a key of `KINDS`.
         value: None, a list or an array, a range, one value, or a list's text.
+        name: a key of `KINDS`.
 
     Raises:
         UserError: text that is no list, or a value of the wrong type.
