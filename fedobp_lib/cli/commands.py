@@ -126,7 +126,7 @@ def reproduce(options: argparse.Namespace) -> int:
     except PapermillExecutionError as error:
         print(
             f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
-            "the notebook in executed/ shows where",
+            "the executed notebook shows where",
             file=sys.stderr,
         )
         return 1

@@ -239,7 +239,7 @@ def compare_tables(
 def _chosen(frame: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
     for name, column in (("datasets", "dataset"), ("alphas", "alpha"), ("methods", "method")):
         if name in given and column in frame:
-            values = set(listed(given[name]) or ())
+            values = set(listed(given[name], name) or ())
             if "fedavg" in values:
                 values.add("fedavg-fine-tuned")
             frame = frame[frame[column].isin(values)]

@@ -21,10 +21,11 @@ def accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
     """One row a run and kind of accuracy over all clients, in percent.
 
     Columns: dataset, alpha, method, title, seed, stage, average, best (of the evaluated
-    rounds), last, run_id. Of a run that diverged, best and last are NaN.
+    rounds), last, run_id. Of a run that diverged, best and last are NaN. A run given twice counts
+    once.
     """
     rows = []
-    for result in results:
+    for result in dict.fromkeys(results):
         config, history = result.config, result.history
         history = history[history["scope"] == "all"]
         if result.diverged:

@@ -54,21 +54,23 @@ def _commit() -> tuple[str | None, bool | None]:
     here = Path(__file__).parents[1]  # the package
     try:
         ask = ["git", "-C", str(here)]
-        commit = subprocess.check_output(
-            [*ask, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL
-        )
-        changes = subprocess.check_output(
-            [*ask, "status", "--porcelain", "--", str(here)], text=True, stderr=subprocess.DEVNULL
-        )
+        commit = _output([*ask, "rev-parse", "HEAD"])
+        changes = _output([*ask, "status", "--porcelain", "--", str(here)])
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit.strip(), bool(changes.strip())
 
 
+def _output(command: list[str]) -> str:
+    # Names of files may be in any encoding.
+    answer = subprocess.check_output(command, stderr=subprocess.DEVNULL)
+    return answer.decode(errors="replace")
+
+
 @lru_cache
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

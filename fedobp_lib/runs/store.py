@@ -29,12 +29,17 @@ import pandas as pd
 
 from .. import paths
 from ..config import RESULTS_VERSION, ResolvedConfig
-from ..data.datasets import load
+from ..data.datasets import load, locate
 from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
-from .files import read_json
+from ..simulation import HISTORY, LAYERS
+from .files import damaged, read_csv, read_json
 from .integrity import fault
+
+# What every summary has.
+SUMMARY = ("final", "personalized_parameters")
+SHOWN = ("method", "dataset", "alpha", "seed", "rounds")  # in a list of runs
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,13 @@ class RunResult:
     @cached_property
     def config(self) -> ResolvedConfig:
         """The resolved configuration; settings that came after the run have their defaults."""
-        known = read_json(self.directory / "config.json")["config"]
-        later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
-        return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        path = self.directory / "config.json"
+        try:
+            known = read_json(path)["config"]
+            later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
+            return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        except (KeyError, TypeError) as error:
+            raise damaged(path) from error
 
     @property
     def diverged(self) -> dict[str, Any] | None:
@@ -62,22 +71,33 @@ class RunResult:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Final numbers, times and provenance."""
-        return read_json(self.directory / "summary.json")
+        path = self.directory / "summary.json"
+        summary = read_json(path)
+        if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
+            raise damaged(path)
+        return summary
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """Tidy: round, stage, scope, average, accuracy (percent), loss (nats)."""
-        return pd.read_csv(self.directory / "history.csv")
+        path = self.directory / "history.csv"
+        frame = read_csv(path, HISTORY)
+        # Cut between two lines it is a table still, but lacks what was tested last.
+        last = frame[(frame["round"] == self.config.rounds) & (frame["scope"] == "all")]
+        final = {(stage, kind) for stage, of in self.summary["final"].items() for kind in of}
+        if not final <= set(zip(last["stage"], last["average"], strict=True)):
+            raise damaged(path)
+        return frame
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Tidy: round, layer, parameters, personalized."""
-        return pd.read_csv(self.directory / "layers.csv")
+        return read_csv(self.directory / "layers.csv", LAYERS)
 
     @cached_property
     def clients(self) -> pd.DataFrame:
         """One row a client after the last round."""
-        return pd.read_csv(self.directory / "clients.csv")
+        return read_csv(self.directory / "clients.csv", ("test_samples",))
 
     def accuracy(
         self,
@@ -119,9 +139,18 @@ def run_id(config: ResolvedConfig, data: ImageData) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-@lru_cache(maxsize=2)
 def load_data(name: str) -> ImageData:
-    """The data set, kept in memory for the next run on it."""
+    """The data set, kept in memory for the next run on it, as long as its file is the same."""
+    path = locate(name)
+    if path is None:
+        return _kept(name, ())
+    state = path.stat()
+    return _kept(name, (str(path.resolve()), state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, file: tuple[str | int, ...]) -> ImageData:
+    # The file's place, time and size are there to tell a replaced file from the old one.
     return load(name)
 
 
@@ -141,21 +170,24 @@ def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
     The state is `done`, `partial`, `diverged`, `damaged` or, of a run made by a version of the kit
     that computed other numbers, `version N`.
     """
-    rows = []
-    for folder in folders(directory):
-        row = {"run_id": folder.name, "state": state(folder)}
-        try:
-            config = read_json(folder / "config.json")["config"]
-            row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
-            if row["state"] == "done":
-                final = read_json(folder / "summary.json")["final"]
-                row |= {stage: numbers["pooled"] for stage, numbers in final.items()}
-        except (UserError, KeyError, TypeError):
-            row["state"] = "damaged"
-        rows.append(row)
-    columns = ["run_id", "state", "method", "dataset", "alpha", "seed", "rounds"]
-    frame = pd.DataFrame(rows, columns=[*columns, "before", "after"])
+    rows = [_row(RunResult(folder)) for folder in folders(directory)]
+    frame = pd.DataFrame(rows, columns=["run_id", "state", *SHOWN, "before", "after"])
+    # A damaged run may lack them; the others keep their look.
+    frame = frame.astype({"seed": "Int64", "rounds": "Int64"})
     return frame.sort_values(["dataset", "alpha", "method", "seed"], ignore_index=True)
+
+
+def _row(result: RunResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_id": result.run_id, "state": "damaged"}
+    try:
+        row |= {name: getattr(result.config, name) for name in SHOWN}
+        row["state"] = state(result.directory)
+        if row["state"] == "done":
+            final = result.summary["final"]
+            row |= {stage: numbers["pooled"] for stage, numbers in final.items()}
+        return row
+    except UserError:
+        return row
 
 
 def folders(directory: str | Path | None = None) -> list[Path]:
@@ -179,13 +211,16 @@ def state(folder: Path) -> str:
 
 
 def find_run(run: str, directory: str | Path | None = None) -> RunResult:
-    """A finished run by its id or an unambiguous beginning of it.
+    """A finished run by its id, an unambiguous beginning of it, or the path of its folder.
 
     Raises:
         UserError: none or several match, or the run is unfinished.
     """
     home = Path(directory) if directory is not None else paths.runs_dir()
-    found = [f for f in folders(home) if f.name.startswith(run)]
+    if (Path(run) / "summary.json").is_file():
+        return RunResult(Path(run).resolve())
+    # The path may be relative to the project, as it was printed.
+    found = [f for f in folders(home) if f.name.startswith(Path(run).name)]
     if len(found) != 1:
         many = "no run" if not found else f"{len(found)} runs"
         raise UserError(f"{many} in {paths.shown(home)} with an id that begins with {run!r}")
