@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from .data.partition import Partition
 from .errors import UserError, unknown
 from .methods import find_method, make_settings
 from .paper.protocols import PROTOCOLS
-from .training.precision import PRECISIONS
+from .training.backends import choose_device
+from .training.precision import AUTO, PRECISIONS, best_precision
 from .typed import as_declared, declared
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
@@ -52,7 +55,8 @@ class RunConfig:
         batch_size: samples in a step.
         lr: learning rate of SGD.
         momentum: of SGD, starting anew each round; None: the protocol's.
-        precision: `fp32`, `tf32` (on a GPU) or `bf16` (autocast) in forward and backward passes.
+        precision: `fp32`, `tf32` (on a GPU) or `bf16` (autocast) in forward and backward passes;
+            `auto`: bf16 where the device has the instructions, else fp32.
         seed: of initial weights, cohorts and batch orders, not of the split.
         protocol: `released` (what the authors ran) or `text` (what the paper says).
         test_share: share of each client's data used for testing; None: the protocol's.
@@ -101,11 +105,14 @@ class RunConfig:
         if not isinstance(self.settings, Mapping):
             raise UserError(f"settings must be given by name, got {self.settings!r}")
 
-    def resolved(self) -> ResolvedConfig:
+    def resolved(self, device: str | torch.device = "auto") -> ResolvedConfig:
         """The same run with every default filled in, checked.
 
         This is done once, where a configuration comes in; whatever computes with it takes a
         `ResolvedConfig`. A partition file is read here, as it decides the number of clients.
+
+        Args:
+            device: where it will be computed, which decides what the precision `auto` is.
 
         Raises:
             UserError: a value that cannot be used.
@@ -121,6 +128,8 @@ class RunConfig:
         values |= {name: value for name, value in defaults.items() if values[name] is None}
         method = find_method(self.method)
         values["settings"] = asdict(make_settings(method, self.settings))
+        if values["precision"] == AUTO:
+            values["precision"] = best_precision(choose_device(str(device)))
         if values["eval_every"] is None:
             values["eval_every"] = max(1, values["rounds"] // 4)
         if self.partition is not None:
@@ -185,7 +194,7 @@ def _check(config: ResolvedConfig) -> None:
     if config.seed < 0 or config.partition_seed < 0:
         raise UserError("seeds must not be negative")
     if config.precision not in PRECISIONS:
-        raise unknown("precision", config.precision, PRECISIONS)
+        raise unknown("precision", config.precision, (*PRECISIONS, AUTO))
     if config.eval_after not in EVAL_AFTER:
         raise unknown("eval_after", config.eval_after, EVAL_AFTER)
     if config.pixels not in ("benchmark", "data"):

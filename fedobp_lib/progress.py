@@ -54,23 +54,23 @@ def progress_bar(total: int, show: bool | None, done: int = 0) -> tqdm:
             notebook); True: also where nobody does, as lines.
         done: rounds finished before; the time left is judged from the others.
     """
-    in_notebook = show is not False and _in_notebook()
-    in_terminal = sys.stderr.isatty()
+    cell, terminal = show is not False and in_notebook(), sys.stderr.isatty()
     if show is None:
-        show = in_notebook or in_terminal
+        show = cell or terminal
     return tqdm(
         total=total,
         initial=done,
         unit="round",
-        file=_CellOutput() if in_notebook else sys.stderr if in_terminal else _LogLines(),
-        ncols=79 if in_notebook or not in_terminal else None,
-        dynamic_ncols=in_terminal and not in_notebook,
+        file=_CellOutput() if cell else sys.stderr if terminal else _LogLines(),
+        ncols=79 if cell or not terminal else None,
+        dynamic_ncols=terminal and not cell,
         disable=not show,
         leave=False,
     )
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this runs in a cell of a notebook."""
     # A kernel has imported IPython before any cell runs.
     if "IPython" not in sys.modules:
         return False

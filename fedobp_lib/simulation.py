@@ -40,7 +40,7 @@ def simulate(
     Raises:
         UserError: the configuration cannot be run.
     """
-    resolved = config.resolved()
+    resolved = config.resolved(device)
     if partition is not None:
         resolved = replace(resolved, clients=partition.clients)
     federation = build_federation(resolved, data, device, partition, backend)
@@ -162,11 +162,19 @@ class Simulation:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; raises KeyError or RuntimeError if it is of another run."""
-        method = self.method.state
-        if state["method"].keys() != method.keys():
+        """Continue from `state`, whose tensors may be on any device.
+
+        Raises:
+            KeyError, ValueError: it is of another run; nothing is changed.
+        """
+        method, kept = self.method.state, state["method"]
+        if kept.keys() != method.keys() or not {"round", "history", "layers", "seconds"} <= set(
+            state
+        ):
             raise KeyError("the state is of another method")
-        for name, tensor in state["method"].items():
+        if any(tensor.shape != method[name].shape for name, tensor in kept.items()):
+            raise ValueError("the state is of a run of another size")
+        for name, tensor in kept.items():
             method[name].copy_(tensor)
         self.round = self.method.round = state["round"]
         self.history = state["history"]

@@ -22,7 +22,7 @@ RUN_FIELDS = {
     "batch_size": "samples in a step",
     "lr": "learning rate",
     "momentum": "momentum of SGD (default: the protocol's)",
-    "precision": "fp32, tf32 (GPU) or bf16",
+    "precision": "fp32, tf32 (GPU), bf16, or auto: bf16 where the device has it, else fp32",
     "seed": "seed of initial weights, cohorts and batch orders",
     "protocol": "released (what the authors ran) or text (what the paper says)",
     "test_share": "share of each client's data used for testing (default: the protocol's)",

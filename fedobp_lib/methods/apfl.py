@@ -91,7 +91,10 @@ class TrainBoth(Task):
         statistics = mixture[:, self.parameters :].clone()
         at_mixture = gradient(mixture)
         own[:, self.parameters :] += mixture[:, self.parameters :] - statistics
-        return torch.cat([given["alpha"] * at_mixture, gradient(shared)], dim=1)
+        direction = torch.empty_like(variables)
+        torch.mul(at_mixture, given["alpha"], out=direction[:, : own.shape[1]])
+        direction[:, own.shape[1] :] = gradient(shared)
+        return direction
 
 
 @register("apfl")

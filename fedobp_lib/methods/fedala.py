@@ -23,6 +23,10 @@ Algorithm 1 lets only the cohort do that, and so does this kit by default, as a 
 selected otherwise has nothing to do in a round. `everyone=true` is the official code's way; a
 round then costs a pass over the data of all clients.
 
+With weights for the classifier alone and no running statistics, learning leaves alone what the
+classifier is given: then each client's features are computed once a round, and all passes and
+losses take them.
+
 In the benchmark behind the FedOBP paper all clients share one old model and one set of weights,
 those of whoever came before; here each client has its own, as in FedALA's paper.
 """
@@ -73,6 +77,19 @@ class FedALASettings:
             raise UserError("window must be at least 2 and passes at least 1")
 
 
+def blend(server: Tensor, local: Tensor, weights: Tensor, columns: slice) -> Tensor:
+    """The server's models (K, size), but in the columns local + (server - local) * weights.
+
+    Args:
+        server: (K, size).
+        local, weights: (K, D); with weight one a parameter is exactly the server's.
+        columns: D of them.
+    """
+    models = server.clone(memory_format=torch.contiguous_format)
+    models[:, columns] = torch.lerp(local, models[:, columns], weights)
+    return models
+
+
 class AggregationWeights(Task):
     """Learns weights (K, D) of the `columns`; given are `global` (K, size) and `local` (K, D)."""
 
@@ -81,10 +98,9 @@ class AggregationWeights(Task):
         self.columns = columns
 
     def direction(self, variables, given, phase, gradient, draw) -> Tensor:
-        local, models = given["local"], given["global"].clone()
-        step = models[:, self.columns] - local
-        models[:, self.columns] = torch.lerp(local, models[:, self.columns], variables)
-        return gradient(models)[:, self.columns] * step
+        server, local = given["global"], given["local"]
+        models = blend(server, local, variables, self.columns)
+        return gradient(models)[:, self.columns] * (server[:, self.columns] - local)
 
     def project(self, variables, given) -> None:
         variables.clamp_(0, 1)
@@ -144,10 +160,8 @@ class FedALA(Method):
 
     def blend(self, weights: Tensor, clients: Tensor) -> Tensor:
         """The models (K, size) that weights (K, D) make; with weight one exactly the server's."""
-        rows = self.global_params.repeat(len(clients), 1)
-        local = self.state["upper"][clients]
-        rows[:, self.columns] = torch.lerp(local, rows[:, self.columns], weights)
-        return rows
+        server = self.global_params.expand(len(clients), -1)
+        return blend(server, self.state["upper"][clients], weights, self.columns)
 
     def learn(self, clients: Tensor) -> Tensor:
         """The clients' weights (K, D) after this round's learning."""
@@ -155,20 +169,25 @@ class FedALA(Method):
         weights = self.state["weights"][clients]
         losses = weights.new_zeros(chosen.passes, len(clients), dtype=torch.float64)
         active = self.differs(clients).nonzero()[:, 0]
+        server, columns, features = self.global_params, self.columns, None
+        if chosen.layers == 1 and trainer.features_stay and len(active):
+            bodies = server.expand(len(active), -1)
+            features = trainer.fixed_features(bodies, clients[active].tolist())
+            server, columns = server[columns], slice(0, weights.shape[1])  # classifiers alone
         for number in range(chosen.passes):
             if not len(active):
                 break
-            there = clients[active]
-            server = self.global_params.expand(len(active), -1)
-            given = {"global": server, "local": self.state["upper"][there]}
-            task = AggregationWeights(weights[active], self.columns, **given)
+            there, rows = clients[active], server.expand(len(active), -1)
+            given = {"global": rows, "local": self.state["upper"][there]}
+            task = AggregationWeights(weights[active], columns, **given)
             sgd = {"epochs": 1, "share": chosen.share, "lr": chosen.eta, "momentum": 0.0}
-            place = there.tolist(), self.round, LEARN
+            place = there.tolist(), self.round, LEARN, features
             weights[active] = trainer.fit(task, *place, skip=number, **sgd)
             active = active[~self.state["learned"][there]]
             if len(active):
-                models = self.blend(weights[active], clients[active])
-                losses[number, active] = trainer.losses(models, clients[active].tolist())
+                there, rows = clients[active], server.expand(len(active), -1)
+                models = blend(rows, self.state["upper"][there], weights[active], columns)
+                losses[number, active] = trainer.losses(models, there.tolist(), features)
             if number >= chosen.window:
                 latest = losses[number + 1 - chosen.window : number + 1, active]
                 active = active[latest.std(0, correction=0) >= chosen.threshold]

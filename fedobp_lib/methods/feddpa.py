@@ -105,7 +105,7 @@ class PersonalThenShared(Task):
         sizes: numbers of parameters of the tensors.
         settings: strengths and bound.
         variables: models (K, size).
-        given: `personal`, bool (K, size), false in buffer columns, and `anchor`, the models
+        given: `personal`, one or zero (K, size), zero in buffer columns, and `anchor`, the models
             (K, size) from which distances are measured.
     """
 
@@ -119,27 +119,31 @@ class PersonalThenShared(Task):
         return "personal" if 2 * epoch < epochs else "shared"
 
     def mask(self, given: dict[str, Tensor], phase: str) -> Tensor:
-        return given["personal"] if phase == "personal" else ~given["personal"]
+        return given["personal"] > 0 if phase == "personal" else given["personal"] == 0
 
     def direction(
         self, variables: Tensor, given: dict, phase: str, gradient: Gradient, draw: Tensor
     ) -> Tensor:
-        columns = slice(0, sum(self.sizes))
+        direction, columns = gradient(variables), slice(0, sum(self.sizes))
         apart = variables - given["anchor"]
         if self.settings.constraints == "paper":
-            apart = apart * self.mask(given, phase)
+            personal = given["personal"]
+            if phase == "personal":
+                apart *= personal
+            else:
+                apart.addcmul_(apart, personal, value=-1)
         parts = apart[:, columns].split(self.sizes, dim=1)
-        lengths = [part.norm(dim=1, keepdim=True) for part in parts]
-        # The gradient of a length; of length zero, zero.
-        outwards = torch.cat(
-            [p / n.clamp_min(1e-30) for p, n in zip(parts, lengths, strict=True)], dim=1
-        )
+        lengths = torch.cat([part.norm(dim=1, keepdim=True) for part in parts], dim=1)
         if phase == "personal":
-            pull = self.settings.lambda_1 / 2
+            pull = torch.full_like(lengths[:, :1], self.settings.lambda_1 / 2)
         else:
-            pull = self.settings.lambda_2 / 2 * (sum(lengths) - self.settings.bound).sign()
-        direction = gradient(variables)
-        direction[:, columns] += pull * outwards
+            beyond = lengths.sum(1, keepdim=True) - self.settings.bound
+            pull = self.settings.lambda_2 / 2 * beyond.sign()
+        # The gradient of a length; of length zero, zero.
+        scales = (pull / lengths.clamp_min(1e-30)).split(1, dim=1)
+        places = direction[:, columns].split(self.sizes, dim=1)
+        for place, part, scale in zip(places, parts, scales, strict=True):
+            place.addcmul_(part, scale)
         return direction
 
 
@@ -187,7 +191,7 @@ class FedDPA(Method):
         if self.settings.benchmark:
             return Task(models)
         layout = self.federation.layout
-        personal = F.pad(start[:, layout.size :] > 0, (0, layout.size - layout.parameters))
+        personal = F.pad(start[:, layout.size :], (0, layout.size - layout.parameters))
         # A round begins with the client's own personal and the server's shared parameters.
         anchor = models
         if self.settings.constraints == "code":

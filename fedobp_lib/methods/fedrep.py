@@ -17,6 +17,9 @@ With no more local epochs than `body_epochs`, all of them belong to the body and
 the initial one; so it is in the authors' code, too. What is frozen does not change by a bit.
 The momentum of either part begins at zero with its own first step.
 
+Without running statistics the head's epochs leave alone what the head is given: then each client's
+features are computed once, and the head's epochs take them.
+
 The running statistics of batch normalization (ResNet-18) belong to the body. They follow the
 client's batches in the head's epochs too, as in every training pass, and are averaged.
 
@@ -37,6 +40,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.clients import TRAIN
 from ..errors import UserError
 from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
@@ -105,6 +109,18 @@ class FedRep(Method):
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
         return HeadThenBody(start, self.head, self.settings.body_epochs)
+
+    def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
+        trainer, numbers = self.federation.trainer, clients.tolist()
+        of_body = self.settings.body_epochs
+        of_head = trainer.settings.epochs - of_body
+        if of_head <= 0 or not trainer.features_stay:
+            return super().train(start, clients, purpose)
+        place, rows = (numbers, self.round, purpose), start.clone()
+        features = trainer.fixed_features(start, numbers)
+        heads = rows[:, self.columns]
+        rows[:, self.columns] = trainer.fit(heads, *place, features, epochs=of_head)
+        return trainer.fit(self.task(rows, clients), *place, epochs=of_body, skip=of_head)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["heads"][clients] = trained[:, self.columns]

@@ -22,11 +22,16 @@ the local part's gradient on all samples of the client has to be at most a share
 before fine-tuning. A client that is there stops, and after a number of epochs all do. Running
 statistics of batch normalization are averaged with the global part, but follow the data in both
 phases. FFGG is not in the benchmark behind the FedOBP paper.
+
+Where the classifier is the local part and there are no running statistics, fine-tuning leaves alone
+what the classifier is given. Then each client's features are computed once a round, and its
+classifier is trained and judged on them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +39,7 @@ from torch import Tensor
 
 from ..data.clients import TRAIN
 from ..errors import UserError, unknown
+from ..training.features import Features
 from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
 
@@ -97,6 +103,7 @@ class FFGG(Method):
         self.personal = column_mask(layout, *layers, device=federation.initial.device)
         self.local = F.pad(self.personal, (0, layout.size - layout.parameters))
         self.columns = self.local.nonzero()[:, 0]
+        self.only_head = set(layers) == {"classifier"}
         self.state["local"] = federation.initial[self.columns].repeat(federation.data.clients, 1)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,35 +119,72 @@ class FFGG(Method):
 
     def fine_tune(self, start: Tensor, clients: Tensor, purpose: int) -> Tensor:
         """The rows with each local part near a stationary point."""
-        rows, moving = start.clone(), torch.arange(len(clients), device=start.device)
-        goal = self.settings.tolerance * self.slope(rows, clients)
+        rows, trainer = start.clone(), self.federation.trainer
+        if not (self.only_head and trainer.features_stay):
+            return self.bouts(rows, clients, self.local, purpose)
+        features = trainer.fixed_features(start, clients.tolist())
+        heads = rows[:, self.columns]
+        rows[:, self.columns] = self.bouts(heads, clients, None, purpose, features)
+        return rows
+
+    def bouts(
+        self,
+        rows: Tensor,
+        clients: Tensor,
+        part: Tensor | None,
+        purpose: int,
+        features: Features | None = None,
+    ) -> Tensor:
+        """The rows, changed in place, after SGD until the gradient of each local part is small.
+
+        Args:
+            rows: models (K, size); with `features`, classifiers.
+            clients: theirs.
+            part: the columns of the local part, bool; None: all.
+            purpose: see `train`.
+            features: of the clients.
+        """
+        moving = torch.arange(len(clients), device=rows.device)
+        goal = self.settings.tolerance * self.slope(rows, clients, part, features)
         every, most = self.federation.trainer.settings.epochs, self.settings.tune_epochs
         for done in range(0, most, every):
             if done:
-                far = self.slope(rows[moving], clients[moving]) > goal[moving]
-                moving = moving[far]
+                slope = self.slope(rows[moving], clients[moving], part, features)
+                moving = moving[slope > goal[moving]]
                 if not len(moving):
                     break
             # Each bout sees its batches in an order of its own.
             rows[moving] = self.fit(
                 rows[moving],
                 clients[moving],
-                self.local,
+                part,
                 purpose + 10 * (1 + done // every),
+                features=features,
                 epochs=min(every, most - done),
             )
         return rows
 
-    def slope(self, rows: Tensor, clients: Tensor) -> Tensor:
-        """Norm of the local part's gradient on all samples of each client: (K,)."""
-        gradients = self.federation.trainer.gradient(rows, clients.tolist())
-        return gradients[:, self.columns].norm(dim=1)
+    def slope(
+        self,
+        rows: Tensor,
+        clients: Tensor,
+        part: Tensor | None,
+        features: Features | None = None,
+    ) -> Tensor:
+        """Norm of the gradient of `part` on all samples of each client: (K,); see `bouts`."""
+        gradients = self.federation.trainer.gradient(rows, clients.tolist(), features)
+        return (gradients if part is None else gradients[:, self.columns]).norm(dim=1)
 
     def fit(
-        self, rows: Tensor, clients: Tensor, part: Tensor, purpose: int, **changes: float
+        self, rows: Tensor, clients: Tensor, part: Tensor | None, purpose: int, **changes: Any
     ) -> Tensor:
-        """The rows after SGD on the columns `part`, bool (size,)."""
-        task = Part(rows, mask=part.expand(len(clients), -1))
+        """The rows after SGD on the columns `part`, bool; None: on all.
+
+        Args:
+            rows, clients, part, purpose: see `bouts`.
+            changes: see `Trainer.fit`.
+        """
+        task = Task(rows) if part is None else Part(rows, mask=part.expand(len(clients), -1))
         return self.federation.trainer.fit(task, clients.tolist(), self.round, purpose, **changes)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:

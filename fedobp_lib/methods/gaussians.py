@@ -96,8 +96,7 @@ class Estimator:
             own, x = self._centre(z[fold != k], labels[fold != k], means)
             start, end, x, basis = self._diagonalize(x, *spectrum)
             there = (own @ basis, means @ basis, start, end, x, z[fold == k] @ basis)
-            parts.append([tensor.cpu() for tensor in (*there, labels[fold == k])])
-        log_priors = log_priors.cpu()
+            parts.append([*there, labels[fold == k]])
 
         def loss(betas: Tensor) -> Tensor:
             total = torch.zeros((), dtype=log_priors.dtype)

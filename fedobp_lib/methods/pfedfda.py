@@ -169,23 +169,27 @@ class PFedFDA(Method):
         return rows
 
     def adapt(self, rows: Tensor, clients: Tensor) -> Tensor:
-        """Append to the models (K, size) each client's interpolated statistics."""
-        numbers = clients.tolist()
-        features = self.federation.trainer.features(rows, numbers)
-        common = self.state["means"].double(), self.state["covariance"].double()
-        spectrum = torch.linalg.eigh(self.estimator.shrink(common[1]))
+        """Append to the models (K, size) each client's interpolated statistics.
 
-        def interpolated(client: int, z: Tensor) -> Tensor:
-            z, labels = z.double(), self.federation.data.labels_of(client)
-            betas = self.estimator.choose_betas(
-                z, labels, common[0], spectrum, self.log_priors[client]
-            )
+        They are found on the CPU, a client a thread, wherever the models are: L-BFGS takes many
+        small steps one after another, which a GPU would only wait for.
+        """
+        numbers = clients.tolist()
+        features = [z.cpu() for z in self.federation.trainer.features(rows, numbers)]
+        every = [self.federation.data.labels_of(client).cpu() for client in numbers]
+        common = self.state["means"].cpu().double(), self.state["covariance"].cpu().double()
+        spectrum = torch.linalg.eigh(self.estimator.shrink(common[1]))
+        priors = self.log_priors.cpu()
+
+        def interpolated(client: int, z: Tensor, labels: Tensor) -> Tensor:
+            z = z.double()
+            betas = self.estimator.choose_betas(z, labels, common[0], spectrum, priors[client])
             own = self.estimator.estimate(z, labels, common[0])
             parts = [torch.lerp(*ends) for ends in zip(common, own, betas, strict=True)]
             return torch.cat([part.flatten() for part in parts])
 
-        threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
+        parts = zip(numbers, features, every, strict=True)
         statistics = map_on_threads(
-            lambda pair: interpolated(*pair), zip(numbers, features, strict=True), threads
+            lambda part: interpolated(*part), parts, torch.get_num_threads()
         )
-        return torch.cat([rows, torch.stack(statistics).float()], 1)
+        return torch.cat([rows, torch.stack(statistics).float().to(rows.device)], 1)

@@ -80,10 +80,15 @@ class ParameterLayout:
             for (name, span), shape in zip(self.spans.items(), self.shapes, strict=True)
         }
 
-    def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """A row (P,) of the trainable tensors, given in order with their shapes."""
+    def join(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """A row (P,) of the trainable tensors, given in order with their shapes.
+
+        Args:
+            tensors: as said.
+            out: where to write the row.
+        """
         flat = [(t.movedim(-3, -1) if t.ndim == 4 else t).flatten() for t in tensors]
-        return torch.cat(flat)
+        return torch.cat(flat, out=out)
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Copy a model's parameters and buffers into a new row (size,)."""

@@ -5,7 +5,8 @@ Everything here only looks at a simulation after some rounds; nothing in it chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,8 @@ from ..errors import UserError
 from ..methods.fedobp import FedOBP
 from ..models.parameters import ParameterLayout
 from ..scoring import obp_score
-from ..simulation import Simulation
-from ..training.evaluation import evaluate
+from ..simulation import GROUP, Simulation
+from ..training.evaluation import Scores, evaluate
 
 
 def _fedobp(simulation: Simulation) -> FedOBP:
@@ -28,12 +29,25 @@ def _fedobp(simulation: Simulation) -> FedOBP:
     return simulation.method
 
 
-def merged_models(simulation: Simulation, q: float) -> Tensor:
-    """Every client's merged model at quantile q: (clients, size)."""
+def merged_models(simulation: Simulation, q: float, clients: Tensor) -> Tensor:
+    """The merged models of clients, int64 (K,), at quantile q: (K, size)."""
     method, size = _fedobp(simulation), simulation.layout.parameters
-    local, global_params = method.state["local"], method.global_params
+    local, global_params = method.state["local"][clients], method.global_params
     scores = obp_score(local[:, :size], global_params[:size])
     return merge(personal_mask(scores, threshold(scores, q, method.rule)), local, global_params)
+
+
+def evaluate_everyone(simulation: Simulation, models: Callable[[Tensor], Tensor]) -> Scores:
+    """Every client's model on its own test data, a cohort at a time.
+
+    Args:
+        simulation: supplies data and back-end.
+        models: takes the clients, int64 (K,), gives their models (K, size).
+    """
+    parts = []
+    for clients in torch.arange(simulation.data.clients, device=simulation.device).split(GROUP):
+        parts.append(evaluate(simulation.trainer, models(clients), clients.tolist()))
+    return Scores.join(parts)
 
 
 def personal_by_layer(layout: ParameterLayout, personal: Tensor) -> pd.DataFrame:
@@ -58,14 +72,14 @@ def compare_models(simulation: Simulation, client: int) -> pd.DataFrame:
     """
     method = _fedobp(simulation)
     local = method.state["local"]
-    models = {
-        "global model": method.global_params.expand_as(local),
-        f"merged, q = {method.quantile}": merged_models(simulation, method.quantile),
-        "own last model": local,
+    models: dict[str, Callable[[Tensor], Tensor]] = {
+        "global model": lambda clients: method.global_params.expand(len(clients), -1),
+        f"merged, q = {method.quantile}": partial(merged_models, simulation, method.quantile),
+        "own last model": lambda clients: local[clients],
     }
     rows = {}
     for name, model in models.items():
-        scores = evaluate(simulation.trainer, model, range(len(local)))
+        scores = evaluate_everyone(simulation, model)
         rows[name] = {
             f"client {client}": scores.accuracy[client].item(),
             "all, pooled": scores.summary()["pooled"][0],
@@ -85,9 +99,7 @@ def quantile_curve(simulation: Simulation, client: int, levels: Sequence[float])
     rows = []
     for q in levels:
         personal = int(personal_mask(scores, threshold(scores, q, method.rule)).sum())
-        tested = evaluate(
-            simulation.trainer, merged_models(simulation, q), range(simulation.data.clients)
-        )
+        tested = evaluate_everyone(simulation, partial(merged_models, simulation, q))
         rows.append([q, personal, tested.summary()["pooled"][0]])
     return pd.DataFrame(rows, columns=["quantile", "personal", "accuracy"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,16 +14,17 @@ from filelock import FileLock, Timeout
 from .. import paths
 from ..config import RESULTS_VERSION, RunConfig
 from ..data.images import ImageData
-from ..progress import progress_bar
+from ..progress import in_notebook, progress_bar
 from ..simulation import Simulation, simulate
 from ..training.backends import choose_device
 from ..training.evaluation import AVERAGES
+from ..training.gpu import release
 from ..training.trainer import Backend
-from .files import cannot_write, write, write_csv, write_json
-from .provenance import provenance
+from . import checkpoints
+from .checkpoints import Checkpoint
+from .files import cannot_write, write_csv, write_json
+from .provenance import device_name, provenance
 from .store import RunResult, is_finished, load_data, run_id
-
-CHECKPOINT_SECONDS = 60.0
 
 
 def run(
@@ -35,7 +35,8 @@ def run(
     directory: str | Path | None = None,
     progress: bool | None = None,
     on_round: Callable[[Simulation], None] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float = checkpoints.SECONDS,
+    checkpoint_share: float = checkpoints.SHARE,
 ) -> RunResult:
     """Return the run of a configuration; compute or continue it only if it is not finished.
 
@@ -45,14 +46,14 @@ def run(
         backend: `auto`, `loop` or `batched`, or one shared with other runs; like the device it
             changes results by rounding only.
         directory: folder of all runs; None: `paths.runs_dir()`.
-        progress: show a bar; None: in a terminal or a notebook.
+        progress: show a bar; None: in a terminal or a notebook; False: nor the device's name.
         on_round: called after every round, and once at the start of a continued run.
-        checkpoint_seconds: least time between two checkpoints.
+        checkpoint_seconds, checkpoint_share: see `Checkpoint`.
 
     Raises:
         UserError: the configuration cannot be run, or the folder cannot be written.
     """
-    config = config.resolved()
+    config = config.resolved(device)
     data = load_data(config.dataset)
     home = Path(directory) if directory is not None else paths.runs_dir()
     folder = home / run_id(config, data)
@@ -71,10 +72,25 @@ def run(
             lock.acquire()
     except OSError as error:
         raise cannot_write(folder, error) from error
-    with lock:
+    try:
         if not is_finished(folder):
-            _compute(simulation, data, folder, progress, on_round, checkpoint_seconds)
+            checkpoint = Checkpoint(folder / "checkpoint.pt", checkpoint_seconds, checkpoint_share)
+            if progress is not False:
+                tell_device(where, config.precision)
+            _compute(simulation, data, folder, progress, on_round, checkpoint)
+    finally:
+        lock.release()
+    if isinstance(backend, str):  # else others may be using it
+        del simulation
+        release(where)
     return RunResult(folder)
+
+
+def tell_device(device: torch.device, precision: str) -> None:
+    """A line about what computes; not in a notebook, whose saved outputs hold results only."""
+    if not in_notebook():
+        threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
+        _tell(f"device: {device_name(device)}{threads}, {precision}")
 
 
 def _compute(
@@ -83,7 +99,7 @@ def _compute(
     folder: Path,
     progress: bool | None,
     on_round: Callable[[Simulation], None] | None,
-    checkpoint_seconds: float,
+    checkpoint: Checkpoint,
 ) -> None:
     config = simulation.config
     write_json(
@@ -95,13 +111,11 @@ def _compute(
             "results_version": RESULTS_VERSION,
         },
     )
-    checkpoint = folder / "checkpoint.pt"
-    _restore(simulation, checkpoint)
+    checkpoint.restore(simulation)
     if on_round and simulation.round:
         on_round(simulation)
     bar = progress_bar(config.rounds, progress, done=simulation.round)
     bar.set_description(f"{config.method} on {config.dataset}")
-    saved = time.monotonic()
     with bar:
         try:
             while not simulation.done:
@@ -109,9 +123,8 @@ def _compute(
                 bar.update()
                 if on_round:
                     on_round(simulation)
-                if time.monotonic() - saved >= checkpoint_seconds and not simulation.done:
-                    _save_checkpoint(simulation, checkpoint)
-                    saved = time.monotonic()
+                if not simulation.done:
+                    checkpoint.save_if_due(simulation)
         except KeyboardInterrupt:
             # The interrupt may have come in the middle of a round: the last checkpoint stays.
             bar.close()
@@ -121,25 +134,7 @@ def _compute(
             )
             raise
     _save_result(simulation, folder)
-    checkpoint.unlink(missing_ok=True)
-
-
-def _save_checkpoint(simulation: Simulation, path: Path) -> None:
-    """A checkpoint that cannot be written costs a warning, not the run."""
-    try:
-        write(path, lambda file: torch.save(simulation.state(), file))
-    except OSError as error:
-        _tell(f"warning: no checkpoint written ({error.strerror}); the run goes on")
-
-
-def _restore(simulation: Simulation, path: Path) -> None:
-    if not path.is_file():
-        return
-    try:
-        state = torch.load(path, map_location=simulation.device, weights_only=True)
-        simulation.load_state(state)
-    except Exception as error:
-        _tell(f"warning: the checkpoint cannot be read ({type(error).__name__}); starting over")
+    checkpoint.remove()
 
 
 def _save_result(simulation: Simulation, folder: Path) -> None:

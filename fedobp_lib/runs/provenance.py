@@ -15,7 +15,6 @@ import torch
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Which code, versions and machine made a result."""
-    gpu = device.type == "cuda"
     commit, dirty = _commit()
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -25,9 +24,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "system": platform.system(),
-        "device": torch.cuda.get_device_name(device) if gpu else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 @lru_cache

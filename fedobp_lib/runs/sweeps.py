@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 from .. import paths
 from ..config import RunConfig
 from ..data.datasets import is_here
-from ..models.networks import build_model
-from ..models.parameters import ParameterLayout
 from ..progress import progress_bar
 from ..simulation import Simulation
-from ..training.backends import choose_device, make_backend
+from ..training.backends import choose_device
+from ..training.gpu import release
 from ..training.packing import run_packed
 from ..training.trainer import Backend
-from .execution import run
+from . import checkpoints
+from .execution import run, tell_device
+from .packs import batch_of, fitting, in_parts, packs, shared_backend
 from .store import RunResult, is_finished, load_data, run_id
 
 
@@ -63,67 +65,81 @@ def run_all(
 ) -> list[RunResult]:
     """The results of all runs, computing the missing ones under one progress bar.
 
-    Finished runs survive an interruption; the same call continues.
+    Finished runs survive an interruption; the same call continues. Where a GPU's memory does not
+    hold a pack, it is halved, and so are those like it that come later.
 
     Args:
         configs: the runs.
         device: `auto`, `cpu` or `cuda`.
-        progress: show a bar with the time left while there is work.
+        progress: say which device computes, and show a bar with the time left, while there is
+            work.
         pack: how many runs are computed as one batch where they have data set, model and sizes
-            in common; None: 4 on a GPU, 1 on a CPU. Results are those of the runs alone, up to
-            rounding.
+            in common; None: up to 16 by the free memory of a GPU, 1 on a CPU. Results are those
+            of the runs alone, up to rounding.
+
+    Raises:
+        torch.OutOfMemoryError: a single run does not fit.
     """
+    configs = [config.resolved(device) for config in configs]
     todo = missing(configs)
     where = choose_device(device)
-    if pack is None:
-        pack = 4 if where.type == "cuda" else 1
-    bar = progress_bar(sum(config.resolved().rounds for config in todo), progress and bool(todo))
-    done: dict[int, int] = {}
-    with bar:
-        for group in packs(todo, pack):
-            bar.set_description(f"run {len(done) + 1}/{len(todo)}: {_names(group)}")
-            works = []
-            for config in group:
-                number = len(done)
-                done[number] = 0
+    progress = progress and bool(todo)
+    if progress:
+        tell_device(where, ", ".join(dict.fromkeys(config.precision for config in todo)))
+    size = pack or (fitting(where) if where.type == "cuda" else 1)
+    waiting = packs(todo, size)
+    numbers = {id(config): number for number, config in enumerate(todo)}
+    done = [0] * len(todo)
+    with progress_bar(sum(config.resolved().rounds for config in todo), progress) as bar:
 
-                def on_round(simulation: Simulation, number: int = number) -> None:
-                    done[number] = simulation.round
-                    bar.update(sum(done.values()) - bar.n)
+        def on_round(simulation: Simulation, number: int) -> None:
+            done[number] = simulation.round
+            bar.update(sum(done) - bar.n)
 
-                works.append(partial(_run_one, config, device=device, on_round=on_round))
-            if len(works) == 1:
-                works[0]("auto")
-            else:
-                run_packed(shared_backend(group[0], where), works)
+        while waiting:
+            group = waiting.pop(0)
+            begun = len(todo) - sum(map(len, waiting)) - len(group)
+            bar.set_description(f"run {begun + 1}/{len(todo)}: {_names(group)}")
+            works = [
+                partial(
+                    _run_one,
+                    config,
+                    device=device,
+                    on_round=partial(on_round, number=numbers[id(config)]),
+                    checkpoint_share=checkpoints.SHARE / len(group),  # the others wait
+                )
+                for config in group
+            ]
+            try:
+                _run_together(works, group[0], where)
+                continue
+            except torch.OutOfMemoryError:
+                if len(group) == 1:
+                    raise
+            # Out of the clause above, as the error holds what the pack had in memory.
+            half = -(-len(group) // 2)
+            waiting = _halved([group, *waiting], batch_of(group[0]), half)
+            release(where)
+            _say(f"{len(group)} runs at once do not fit into memory; now at most {half}")
     return [run(config, device=device, progress=False) for config in configs]
 
 
-def packs(configs: Sequence[RunConfig], size: int) -> list[list[RunConfig]]:
-    """Runs that can be computed as one batch, at most `size` together, in order."""
-    groups: list[list[RunConfig]] = []
-    for config in configs:
-        for group in groups:
-            if len(group) < size and _batch_key(config) == _batch_key(group[0]):
-                group.append(config)
-                break
-        else:
-            groups.append([config])
-    return groups
+def _run_together(
+    works: Sequence[Callable[[str | Backend], RunResult]], first: RunConfig, device: torch.device
+) -> None:
+    if len(works) == 1:
+        works[0]("auto")
+    else:
+        run_packed(shared_backend(first, device), works)
+        release(device)
 
 
-def shared_backend(config: RunConfig, device: torch.device) -> Backend:
-    """A back-end for every run that fits into one batch with `config`."""
-    data = load_data(config.dataset)
-    model = build_model(config.model, data.shape, data.classes, 0, config.pretrained)
-    layout = ParameterLayout.of(model)
-    return make_backend("auto", model, layout, device, config.precision)
-
-
-def _batch_key(config: RunConfig) -> tuple:
-    config = config.resolved()
-    names = ("dataset", "model", "local_epochs", "batch_size", "precision", "pixels")
-    return tuple(getattr(config, name) for name in names)
+def _halved(groups: list[list[RunConfig]], kind: tuple, most: int) -> list[list[RunConfig]]:
+    """The groups; those of this kind in parts of at most so many runs."""
+    parts: list[list[RunConfig]] = []
+    for group in groups:
+        parts += in_parts(group, most) if batch_of(group[0]) == kind else [group]
+    return parts
 
 
 def _run_one(config: RunConfig, backend: str | Backend, **options: Any) -> RunResult:
@@ -135,3 +151,7 @@ def _names(group: Sequence[RunConfig]) -> str:
     datasets = ", ".join(dict.fromkeys(config.dataset for config in group))
     seeds = ", ".join(dict.fromkeys(str(config.seed) for config in group))
     return f"{methods}, {datasets}, seed {seeds}"
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

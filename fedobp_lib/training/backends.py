@@ -9,6 +9,7 @@ import torch
 from ..errors import UserError, unknown
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
+from . import gpu
 from .batched import BatchedBackend
 from .loop import LoopBackend
 from .precision import bf16_is_native
@@ -20,10 +21,13 @@ BACKENDS = ("auto", "loop", "batched")
 def choose_device(name: str = "auto") -> torch.device:
     """The device to run on: `auto` takes a GPU if there is one.
 
+    Where `auto` takes the CPU although a GPU's driver is there, a warning says why.
+
     Raises:
         UserError: a GPU was asked for where none is, or the name is no device.
     """
     if name == "auto":
+        gpu.warn_if_unusable()
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -48,6 +52,8 @@ def make_backend(
 ) -> Backend:
     """The training back-end `loop`, `batched` or, by `auto`, the one that suits the device.
 
+    On a GPU this sets PyTorch's switches for the precision; the last back-end made decides them.
+
     Raises:
         UserError: unknown name, or a precision the device does not have.
     """
@@ -59,5 +65,6 @@ def make_backend(
         print(
             "this CPU has no bf16 instructions: bf16 works, but slower than fp32", file=sys.stderr
         )
+    gpu.prepare(device, precision)
     batched = name == "batched" or (name == "auto" and device.type == "cuda")
     return (BatchedBackend if batched else LoopBackend)(model, layout, device, precision)

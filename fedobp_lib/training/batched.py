@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
 
 from ..data.clients import ClientData
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
 from . import model_stack
-from .fisher import sample_squares
+from .fisher import SampleSquares
+from .heads import HeadBackend
 from .model_stack import ModelStack
 from .plan import AllSamples, BatchPlan, Stretch, alike
 from .step_memory import StepMemory
@@ -54,7 +54,7 @@ class BatchedBackend:
         model: supplies the forward pass; its own weights are not used.
         layout: the layout of a row.
         device: where to compute.
-        precision: `fp32`, `tf32` (GPU) or `bf16` (autocast).
+        precision: `fp32`, `tf32` (GPU) or `bf16` (autocast); `gpu.prepare` has set the switches.
         convolution: one of `CONVOLUTIONS`, or None: the fastest, measured on first use.
         graphs: record steps as CUDA graphs; None: on a GPU.
     """
@@ -71,15 +71,12 @@ class BatchedBackend:
         self.layout = layout
         self.device = device
         self.precision = precision
+        self.heads = HeadBackend(layout, precision)
         self.graphs = device.type == "cuda" if graphs is None else graphs
         self.stack = ModelStack(model, layout, device, precision, convolution)
         # Batch statistics see the whole batch: nothing may be filled up, and one sample is none.
         self._exact_batches = layout.size > layout.parameters
         self._memories: list[StepMemory] = []  # the latest first
-        if device.type == "cuda":
-            allowed = precision == "tf32"
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-            torch.backends.cudnn.allow_tf32 = allowed
 
     @_on_own_device
     def fit(self, jobs: Sequence[Job]) -> list[Tensor]:
@@ -120,14 +117,17 @@ class BatchedBackend:
         return every.unsort(total)
 
     @_on_own_device
-    def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
-        """See `Backend`."""
-        every = AllSamples(questions, self.device, chunk)
-        total = torch.zeros(len(every.rows), self.layout.parameters, device=self.device)
-        squares = sample_squares(self.stack.plain, self.layout, self.precision)
-        for n, images, labels, weight in every:
-            total[:n] += vmap(squares)(self.layout.views(every.rows[:n]), images, labels, weight)
-        return every.unsort(total / every.counts[:, None])
+    def fisher(self, questions: Sequence[Question], chunk: int = 128) -> list[Tensor]:
+        """See `Backend`. One model after another: each is many samples, and it is once a round."""
+        squares = SampleSquares(self.stack.plain, self.layout, self.precision)
+        results = []
+        for q in questions:
+            rows = []
+            for row, client in zip(q.rows, q.clients, strict=True):
+                index = torch.from_numpy(q.data.of(q.part, client)).to(self.device)
+                rows.append(squares.mean(row, *q.data.take(index), chunk))
+            results.append(torch.stack(rows))
+        return results
 
     @_on_own_device
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
@@ -14,11 +15,16 @@ from torch.optim.sgd import sgd
 
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
-from .fisher import sample_squares
+from .fisher import SampleSquares
+from .heads import HeadBackend
+from .masked_sgd import MaskedSGD
 from .parallel import map_on_threads
 from .precision import autocast
-from .tasks import Task, sgd_step
+from .tasks import Task
 from .trainer import Job, LocalSettings, Question
+
+# Samples that a model looks at together: more would not stay in the caches of a core.
+CHUNK = 128
 
 
 class Worker:
@@ -56,6 +62,7 @@ class LoopBackend:
         self.precision = precision
         # Threads are counted here: another thread that calls may have its own number of them.
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self.heads = HeadBackend(layout, precision, self._threads)
         self._workers = [Worker(copy.deepcopy(model), layout, device)]
         # Batch normalization cannot train on a single sample.
         self._smallest_batch = 2 if layout.size > layout.parameters else 1
@@ -70,7 +77,7 @@ class LoopBackend:
         self._each(jobs, work)
         return results
 
-    def gradient(self, questions: Sequence[Question], chunk: int = 512) -> list[Tensor]:
+    def gradient(self, questions: Sequence[Question], chunk: int = CHUNK) -> list[Tensor]:
         """See `Backend`."""
         results = [torch.zeros_like(q.rows) for q in questions]
 
@@ -89,22 +96,19 @@ class LoopBackend:
         self._each(questions, work)
         return [rows[:, : self.layout.parameters] for rows in results]
 
-    def fisher(self, questions: Sequence[Question], chunk: int = 8) -> list[Tensor]:
+    def fisher(self, questions: Sequence[Question], chunk: int = 64) -> list[Tensor]:
         """See `Backend`."""
-        results = [q.rows.new_zeros(len(q.rows), self.layout.parameters) for q in questions]
+        results = [q.rows.new_empty(len(q.rows), self.layout.parameters) for q in questions]
 
         def work(worker: Worker, j: int, k: int) -> None:
-            tensors = self.layout.views(questions[j].rows[k])
-            images, labels = self._samples(questions[j], k)
-            squares = sample_squares(worker.model.eval(), self.layout, self.precision)
-            for x, y in zip(images.split(chunk), labels.split(chunk), strict=True):
-                results[j][k] += squares(tensors, x, y, torch.ones(len(y), device=self.device))
-            results[j][k] /= len(labels)
+            squares = SampleSquares(worker.model.eval(), self.layout, self.precision)
+            samples = self._samples(questions[j], k)
+            results[j][k] = squares.mean(questions[j].rows[k], *samples, chunk)
 
         self._each(questions, work)
         return results
 
-    def features(self, questions: Sequence[Question], chunk: int = 512) -> list[list[Tensor]]:
+    def features(self, questions: Sequence[Question], chunk: int = CHUNK) -> list[list[Tensor]]:
         """See `Backend`."""
         results: list[list[Any]] = [[None] * len(q.clients) for q in questions]
 
@@ -200,6 +204,9 @@ class LoopBackend:
         draws = job.data.draws(*place, steps, task.draws, settings.skip).to(self.device)
         worker.model.train()
         for epoch, order in enumerate(job.data.orders(*place, settings.share, settings.skip)):
+            phase = task.phase(epoch, settings.epochs)
+            if self._is_idle(task, phase):
+                continue
             order = order.to(self.device)
             shuffled = images[order].permute(0, 3, 1, 2)
             batches = zip(
@@ -207,7 +214,6 @@ class LoopBackend:
                 labels[order].split(settings.batch_size),
                 strict=True,
             )
-            phase = task.phase(epoch, settings.epochs)
             for number, (x, y) in enumerate(batches):
                 if len(y) < self._smallest_batch:
                     continue
@@ -222,6 +228,14 @@ class LoopBackend:
 
                 update(gradients, phase, draws[epoch, number][None])
         return update.variables[0]
+
+    def _is_idle(self, task: Task, phase: object) -> bool:
+        """Whether an epoch changes nothing: no column trains, no running statistics follow."""
+        kind = type(task)
+        if kind.mask is Task.mask or kind.project is not Task.project:
+            return False
+        mask = task.mask(task.given, phase)
+        return self.layout.size == self.layout.parameters and mask is not None and not mask.any()
 
 
 class _PlainStep:
@@ -251,17 +265,26 @@ class _PlainStep:
 
 
 class _Step:
-    """A step of any task."""
+    """A step of any task.
+
+    Where the variables are a model, they are the worker's own row, so that its gradient can be
+    computed where it is.
+    """
 
     def __init__(
         self, worker: Worker, task: Task, settings: LocalSettings, layout: ParameterLayout
     ) -> None:
         self.variables = task.variables.clone()
+        if self.variables.shape == worker.row[None].shape:
+            worker.row.copy_(self.variables[0])
+            self.variables = worker.row[None]
         self._task = task
         self._worker = worker
-        self._settings = settings
         self._layout = layout
-        self._velocity = torch.zeros_like(self.variables)
+        self._sgd = MaskedSGD(self.variables, settings.lr, settings.momentum)
+        self._phase: object = self  # of no epoch
+        # Memory that is new in each step would cost as much as what is done with it.
+        self._gradients: list[Tensor] = []
 
     def __call__(
         self,
@@ -269,18 +292,32 @@ class _Step:
         phase: object,
         draw: Tensor,
     ) -> None:
-        layout, row = self._layout, self._worker.row
+        layout, row, calls = self._layout, self._worker.row, itertools.count()
+        buffers = slice(layout.parameters, layout.size)
 
         def gradient(rows: Tensor) -> Tensor:
-            row.copy_(rows[0])
-            flat = torch.zeros_like(row)
-            for view, part in zip(layout.views(flat).values(), gradients(), strict=False):
-                view.copy_(part)
-            rows[0, layout.parameters :] = row[layout.parameters :]
+            elsewhere = rows.data_ptr() != row.data_ptr()
+            kept = None
+            if elsewhere:
+                if self.variables.data_ptr() == row.data_ptr():
+                    kept = row.clone()
+                row.copy_(rows[0])
+            call = next(calls)
+            if call == len(self._gradients):
+                self._gradients.append(torch.empty_like(row))
+            flat = self._gradients[call]
+            layout.join(gradients(), out=flat[: layout.parameters])
+            flat[buffers] = 0
+            if elsewhere:
+                rows[0, buffers] = row[buffers]
+            if kept is not None:
+                row.copy_(kept)
             return flat[None]
 
-        task, settings = self._task, self._settings
+        task = self._task
+        if phase != self._phase:
+            self._sgd.freeze(task.mask(task.given, phase))
+            self._phase = phase
         direction = task.direction(self.variables, task.given, phase, gradient, draw)
-        mask = task.mask(task.given, phase)
-        sgd_step(self.variables, self._velocity, direction, mask, settings.lr, settings.momentum)
+        self._sgd.step(direction)
         task.project(self.variables, task.given)

@@ -89,6 +89,9 @@ class ModelStack:
             low = layout.views(rows.to(torch.bfloat16))
             views |= {name: low[name] for name in names_of_stacked(model)}
         trained = [name for name in views if layout.spans[name].start < layout.parameters]
+        statistics = {name: views[name] for name in views if train and name not in trained}
+        # `vmap` updates a copy of what is not contiguous, and forgets the copy.
+        views |= {name: view.contiguous() for name, view in statistics.items()}
         for name in trained:
             views[name].requires_grad_()
         set_places(model, places)
@@ -104,6 +107,8 @@ class ModelStack:
             upstream.append(2 * feature_decay * features.detach() * (weight > 0)[..., None])
         wanted = [views[name] for name in trained]
         gradients = torch.autograd.grad(of, wanted, upstream, allow_unused=True)
+        for name, view in statistics.items():
+            view.copy_(views[name])
         for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:  # else its layer has written it
                 places[name].copy_(gradient)

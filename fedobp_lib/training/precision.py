@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 PRECISIONS = ("fp32", "tf32", "bf16")
+AUTO = "auto"  # in place of a precision: `best_precision`
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -16,6 +17,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """
     enabled = precision == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def best_precision(device: torch.device) -> str:
+    """`bf16` where the device computes in it natively, else `fp32`.
+
+    A CPU by its instructions, a GPU from compute capability 8 (Ampere) on.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = bf16_is_native()
+    return "bf16" if native else "fp32"
 
 
 def rounded_to(device: torch.device) -> torch.dtype | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..data.clients import TRAIN, ClientData
 from ..models.parameters import ParameterLayout
+from .features import Features
 from .tasks import Task
 
 
@@ -63,10 +64,8 @@ class Question:
         return np.array([len(self.data.of(self.part, client)) for client in self.clients])
 
 
-class Backend(Protocol):
-    """Computes for the clients of one or several federations that share images and model."""
-
-    layout: ParameterLayout
+class Learner(Protocol):
+    """Trains, differentiates and tests rows on the data of their clients."""
 
     def fit(self, jobs: Sequence[Job]) -> list[Tensor]:
         """The trained variables (K, D) of every job."""
@@ -74,15 +73,25 @@ class Backend(Protocol):
     def gradient(self, questions: Sequence[Question]) -> list[Tensor]:
         """Gradients (K, P) of the mean loss over all samples."""
 
+    def test(self, questions: Sequence[Question]) -> list[tuple[Tensor, Tensor]]:
+        """Of each client's samples: correct answers, int64 (K,), and the sum of their losses
+        in nats, float64 (K,)."""
+
+
+class Backend(Learner, Protocol):
+    """Computes for the clients of one or several federations that share images and model."""
+
+    layout: ParameterLayout
+
+    @property
+    def heads(self) -> Learner:
+        """Computes for classifiers alone, on `Features`."""
+
     def fisher(self, questions: Sequence[Question]) -> list[Tensor]:
         """Mean over all samples of each sample's squared gradient: (K, P)."""
 
     def features(self, questions: Sequence[Question]) -> list[list[Tensor]]:
         """For each client, what its model hands to the classifier: (samples, width)."""
-
-    def test(self, questions: Sequence[Question]) -> list[tuple[Tensor, Tensor]]:
-        """Of each client's samples: correct answers, int64 (K,), and the sum of their losses
-        in nats, float64 (K,)."""
 
 
 class Trainer:
@@ -106,6 +115,7 @@ class Trainer:
         clients: Sequence[int],
         round_: int,
         purpose: int = TRAIN,
+        features: Features | None = None,
         **changes: Any,
     ) -> Tensor:
         """Train every client on its own data by mini-batch SGD (paper, Eq. 10).
@@ -118,6 +128,7 @@ class Trainer:
             clients: their K numbers.
             round_: number of the round.
             purpose: which random stream orders the batches.
+            features: of these clients, where the task's models are classifiers alone.
             changes: fields of `LocalSettings` that differ this time.
 
         Returns:
@@ -127,11 +138,20 @@ class Trainer:
             task = Task(task)
         numbers = tuple(int(client) for client in clients)
         settings = replace(self.settings, **changes)
-        return self.backend.fit([Job(task, self.data, numbers, round_, purpose, settings)])[0]
+        job = Job(task, features or self.data, numbers, round_, purpose, settings)
+        return self._learner(features).fit([job])[0]
 
-    def gradient(self, rows: Tensor, clients: Sequence[int]) -> Tensor:
-        """Gradient of each client's mean training loss at its row, a model: (K, P)."""
-        return self.backend.gradient([self._ask(rows, clients)])[0]
+    def gradient(
+        self, rows: Tensor, clients: Sequence[int], features: Features | None = None
+    ) -> Tensor:
+        """Gradient of each client's mean training loss at its row: (K, P).
+
+        Args:
+            rows: models; with `features`, classifiers.
+            clients: their K numbers.
+            features: of these clients.
+        """
+        return self._learner(features).gradient([self._ask(rows, clients, features)])[0]
 
     def fisher(self, rows: Tensor, clients: Sequence[int]) -> Tensor:
         """Mean of the squared gradients of a client's single training samples: (K, P).
@@ -149,15 +169,43 @@ class Trainer:
         """
         return self.backend.features([self._ask(rows, clients)])[0]
 
-    def losses(self, rows: Tensor, clients: Sequence[int]) -> Tensor:
-        """Mean training loss of each row, in nats: float64 (K,)."""
-        question = self._ask(rows, clients)
-        _, total = self.backend.test([question])[0]
+    @property
+    def features_stay(self) -> bool:
+        """Whether a model's features stay while only its classifier trains.
+
+        With batch normalization they do not: its running statistics follow the batches.
+        """
+        return self.layout.size == self.layout.parameters
+
+    def fixed_features(self, rows: Tensor, clients: Sequence[int]) -> Features:
+        """The features of each client's training samples under its model, to train heads on.
+
+        Only where `features_stay`. In bf16 the features are those of autocast.
+        """
+        numbers = [int(client) for client in clients]
+        return Features(self.data, numbers, self.features(rows, numbers))
+
+    def losses(
+        self, rows: Tensor, clients: Sequence[int], features: Features | None = None
+    ) -> Tensor:
+        """Mean training loss of each row, in nats: float64 (K,). Arguments as of `gradient`."""
+        question = self._ask(rows, clients, features)
+        _, total = self._learner(features).test([question])[0]
         return total / torch.from_numpy(question.counts).to(total)
 
     def test(self, rows: Tensor, clients: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test each row on its client's test data; see `Backend.test`."""
-        return self.backend.test([self._ask(rows, clients, "test")])[0]
+        return self.backend.test([self._ask(rows, clients, part="test")])[0]
 
-    def _ask(self, rows: Tensor, clients: Sequence[int], part: str = "train") -> Question:
-        return Question(rows, self.data, tuple(int(client) for client in clients), part)
+    def _learner(self, features: Features | None) -> Learner:
+        return self.backend if features is None else self.backend.heads
+
+    def _ask(
+        self,
+        rows: Tensor,
+        clients: Sequence[int],
+        features: Features | None = None,
+        part: str = "train",
+    ) -> Question:
+        data = features or self.data
+        return Question(rows, data, tuple(int(client) for client in clients), part)

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fedobp_lib.data.clients import ClientData
 from fedobp_lib.methods import pfedfda
-from fedobp_lib.training import fisher, loop, model_stack, plan
+from fedobp_lib.training import fisher, heads, loop, model_stack, plan
 from fedobp_lib.training.recording import Recorder
 
 aten = torch.ops.aten
@@ -109,7 +109,7 @@ class Recording:
 
 def patch_kit(monkeypatch: Any) -> None:
     """Replace what needs a driver: autocast, pinned memory, and the recording of graphs."""
-    for module in (model_stack, fisher, loop):
+    for module in (model_stack, fisher, heads, loop):
         monkeypatch.setattr(module, "autocast", lambda *_: nullcontext())
     monkeypatch.setattr(plan, "_send", lambda tensor, device: tensor.to(device))
     monkeypatch.setattr(Recorder, "record", _record)

@@ -28,8 +28,9 @@ from torch.distributions import MultivariateNormal
 from fedobp_lib.data.clients import INIT, ClientData, stream
 from fedobp_lib.data.partition import Partition
 from fedobp_lib.errors import UserError
-from fedobp_lib.methods import METHODS, Federation, make_settings
+from fedobp_lib.methods import METHODS, Federation, make_settings, pfedfda
 from fedobp_lib.methods.gaussians import Estimator, lda
+from fedobp_lib.training.parallel import map_on_threads
 from fedobp_lib.training.trainer import Trainer
 
 EPS, FOLDS = 1e-4, 2
@@ -381,3 +382,24 @@ def test_bad_settings_are_refused():
     ]:
         with pytest.raises(UserError, match=message):
             make_settings(METHODS["pfedfda"], values)
+
+
+def test_betas_are_found_on_the_cpu_wherever_the_models_are(monkeypatch):
+    """On as many threads as PyTorch may use; models that lie elsewhere have no numbers here."""
+    federation = tiny_federation()
+    method = make("pfedfda", federation)
+    rows, clients = federation.initial.repeat(4, 1), torch.tensor([0, 1, 2, 4])
+    features = federation.trainer.features(rows, clients.tolist())
+    expected = method.adapt(rows, clients)
+    monkeypatch.setattr(federation.trainer, "features", lambda *_: features)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    used = []
+
+    def on_threads(work, items, threads):
+        used.append(threads)
+        return map_on_threads(work, items, threads)
+
+    monkeypatch.setattr(pfedfda, "map_on_threads", on_threads)
+    adapted = method.adapt(rows.to("meta"), clients)
+    assert adapted.device.type == "meta" and adapted.shape == expected.shape
+    assert used == [3]

@@ -105,6 +105,24 @@ def test_models_compared_are_those_of_the_simulation(simulation, client):
     assert curve.loc[1.0, "personal"] == 0 < curve.loc[Q, "personal"] < curve.loc[0, "personal"]
 
 
+def test_all_clients_are_tested_a_cohort_at_a_time(simulation, client, monkeypatch):
+    """A hundred large models at once would not fit into a GPU's memory."""
+    expected = inspection.compare_models(simulation, client)
+    curve = inspection.quantile_curve(simulation, client, [Q])
+    sizes = []
+    test = simulation.trainer.backend.test
+
+    def spy(asked):
+        sizes.append(sum(len(question.rows) for question in asked))
+        return test(asked)
+
+    monkeypatch.setattr(simulation.trainer.backend, "test", spy)
+    monkeypatch.setattr(inspection, "GROUP", 2)
+    assert inspection.compare_models(simulation, client).equals(expected)
+    assert inspection.quantile_curve(simulation, client, [Q]).equals(curve)
+    assert sizes == 4 * [2, 2, 1]
+
+
 def test_layers_without_a_personal_parameter(simulation):
     nothing = torch.zeros(simulation.layout.parameters, dtype=torch.bool)
     table = inspection.personal_by_layer(simulation.layout, nothing)

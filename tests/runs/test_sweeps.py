@@ -1,12 +1,15 @@
 """Grids of runs, and what is missing of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedobp_lib import grid, run_all
 from fedobp_lib.errors import UserError
-from fedobp_lib.runs.experiments import EXPERIMENTS
+from fedobp_lib.results.departures import setting_of
+from fedobp_lib.runs.experiments import EXPERIMENTS, accuracy_runs
 from fedobp_lib.runs.presets import PRESETS
-from fedobp_lib.runs.sweeps import missing
+from fedobp_lib.runs.sweeps import finished, missing
 
 
 @pytest.fixture
@@ -45,6 +48,16 @@ def test_the_preset_printed_is_the_mix():
     configs = [c.resolved() for c in grid("printed", ["mnist"], [0.5], ["fedavg"])]
     assert [config.momentum for config in configs] == [0.0, 0.0, 0.0, 0.7]
     assert len({config.seed for config in configs}) == 4 and {c.rounds for c in configs} == {400}
+
+
+def test_a_table_does_not_take_runs_of_the_precision_auto(monkeypatch):
+    monkeypatch.setattr("fedobp_lib.training.precision.bf16_is_native", lambda: True)
+    [config] = grid("smoke", methods=["fedavg"], rounds=1)
+    [result] = run_all([replace(config, precision="auto")], "cpu", progress=False)
+    assert result.config.precision == "bf16"
+    assert finished([config]) == []
+    told = setting_of([result], accuracy_runs)
+    assert "precision bf16" in told
 
 
 def test_every_experiment_knows_every_preset():

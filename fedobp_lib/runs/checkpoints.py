@@ -1,0 +1,72 @@
+"""A run's checkpoint: written now and then, so that an interruption costs little time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ..simulation import Simulation
+from .files import write
+
+SECONDS = 60.0
+SHARE = 0.02
+
+
+class Checkpoint:
+    """The file from which a run goes on.
+
+    It appears whole or not at all, so a kill at any moment leaves the last one.
+
+    Args:
+        path: of the file.
+        seconds: least time between two; 0: after every round.
+        share: of the run's time that writing may take; where writing is slow, for instance
+            because a large model's rows are many gigabytes, checkpoints come more rarely.
+    """
+
+    def __init__(self, path: Path, seconds: float = SECONDS, share: float = SHARE) -> None:
+        self.path = path
+        self._seconds = seconds
+        self._share = share
+        self._wait = seconds
+        self._written = time.monotonic()
+
+    def save_if_due(self, simulation: Simulation) -> None:
+        """Write it if the last one is old enough; one that cannot be written costs a warning."""
+        began = time.monotonic()
+        if began - self._written < self._wait:
+            return
+        try:
+            write(self.path, lambda file: torch.save(simulation.state(), file))
+        except OSError as error:
+            _warn(f"no checkpoint written ({error.strerror}); the run goes on")
+        self._written = time.monotonic()
+        if self._seconds > 0:
+            self._wait = max(self._seconds, (self._written - began) / self._share)
+
+    def restore(self, simulation: Simulation) -> None:
+        """Let the simulation go on from here; a file that cannot be read costs a warning.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: as starting over would not help.
+        """
+        if not self.path.is_file():
+            return
+        try:
+            # Read piece by piece into the tensors that are there: a GPU may not hold them twice.
+            state = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
+            simulation.load_state(state)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            _warn(f"the checkpoint cannot be read ({type(error).__name__}); starting over")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
