@@ -40,7 +40,7 @@ def run(
     on_round: Callable[[Simulation], None] | None = None,
     wait: bool = True,
     packed_with: Sequence[str] = (),
-    checkpoint_seconds: float = checkpoints.SECONDS,
+    checkpoint_seconds: float | None = None,
     checkpoint_share: float = checkpoints.SHARE,
 ) -> RunResult:
     """Return the run of a configuration; compute or continue it only if it is not finished.

@@ -158,8 +158,9 @@ def test_sigterm_writes_checkpoints_and_the_same_command_continues(elsewhere, co
     assert numbers(sweep(configs(15), progress=False).results) == wanted
 
 
-def test_killed_again_and_again_it_gives_the_undisturbed_runs(elsewhere):
+def test_killed_again_and_again_it_gives_the_undisturbed_runs(elsewhere, monkeypatch):
     """A short version of `benchmarks/kills.py`."""
+    monkeypatch.setenv("FEDOBP_CHECKPOINT_SECONDS", "0")
     draw = random.Random(0)
     command = [*COMMAND, "--rounds", "8", "--workers", "2"]
     for _ in range(4):
