@@ -208,12 +208,12 @@ class Simulation:
         frame = pd.DataFrame(
             {
                 "client": np.arange(self.data.clients),
-                "train_samples": self.data.train_counts.cpu(),
+                "train_samples": self.data.train_counts.cpu().numpy(),
                 "test_samples": np.diff(self.data.partition.test_offsets),
             }
         )
         for stage, scores in self.final.items():
-            frame[f"accuracy_{stage}"] = scores.accuracy
+            frame[f"accuracy_{stage}"] = scores.accuracy.numpy()
         return frame
 
 
