@@ -11,7 +11,9 @@ from .methods import Method, register
 from .runs.execution import run
 from .runs.presets import grid
 from .runs.store import RunResult
-from .runs.sweeps import run_all
+from .runs.sweeps import run_all, sweep
 
 __version__ = "0.1.0"
-__all__ = ["Method", "RunConfig", "RunResult", "UserError", "grid", "register", "run", "run_all"]
+__all__ = [
+    "Method", "RunConfig", "RunResult", "UserError", "grid", "register", "run", "run_all", "sweep",
+]  # fmt: skip

@@ -16,6 +16,7 @@ from .methods import find_method, make_settings
 from .paper.protocols import PROTOCOLS
 from .training.backends import choose_device
 from .training.precision import AUTO, PRECISIONS, best_precision
+from .typed import as_declared, declared
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
 RESULTS_VERSION = 1
@@ -69,6 +70,9 @@ class RunConfig:
         eval_after: when all clients are also tested after local training (fine-tuning):
             `final` round, `always` with `eval_every`, or `never`.
         settings: the method's own hyperparameters, by name.
+
+    Raises:
+        UserError: a value that is not of the field's type and cannot be read as one.
     """
 
     method: str = "fedobp"
@@ -94,6 +98,12 @@ class RunConfig:
     eval_every: int | None = None
     eval_after: str = "final"
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, hint in declared(type(self)).items():
+            object.__setattr__(self, name, as_declared(name, getattr(self, name), hint))
+        if not isinstance(self.settings, Mapping):
+            raise UserError(f"settings must be given by name, got {self.settings!r}")
 
     def resolved(self, device: str | torch.device = "auto") -> ResolvedConfig:
         """The same run with every default filled in, checked.
@@ -165,7 +175,7 @@ def _check(config: ResolvedConfig) -> None:
     for name in ("alpha", "lr"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
-            raise UserError(f"{name} must be greater than 0, got {value}")
+            raise UserError(f"{name} must be greater than 0 and finite, got {value}")
     for name in ("rounds", "local_epochs", "batch_size", "clients", "eval_every"):
         value = getattr(config, name)
         if value < 1:

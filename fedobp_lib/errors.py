@@ -21,3 +21,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.6)
     hint = f"did you mean {spelled[near[0]]!r}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+class SweepFailed(RuntimeError):
+    """Some runs of a sweep failed; the others are finished."""
+
+
+PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again later
+
+
+class Preempted(BaseException):
+    """The process was asked to end (SIGTERM); what was computed is kept."""

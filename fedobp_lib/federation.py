@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm as NORMALIZES_BATCHES
 
 from .config import ResolvedConfig
 from .data.clients import INIT, ClientData, stream
 from .data.images import ImageData
 from .data.partition import Partition, dirichlet_partition
+from .errors import UserError
 from .methods import Federation
 from .models.networks import build_model
 from .models.parameters import ParameterLayout
@@ -46,6 +48,7 @@ def build_federation(
     )
     init_seed = int(stream(config.seed, INIT).integers(2**63))
     model = build_model(config.model, data.shape, data.classes, init_seed, config.pretrained)
+    _check_batches(config, model)
     layout = ParameterLayout.of(model)
     initial = layout.flatten(model).to(device)
     if isinstance(backend, str):
@@ -60,6 +63,14 @@ def build_federation(
         quantile=table5_quantile(config.dataset, config.alpha),
         rounds=config.rounds,
     )
+
+
+def _check_batches(config: ResolvedConfig, model: torch.nn.Module) -> None:
+    if config.batch_size == 1 and any(isinstance(m, NORMALIZES_BATCHES) for m in model.modules()):
+        raise UserError(
+            f"batch_size must be at least 2 for {config.model!r}: batch normalization has no "
+            "deviation of a single sample"
+        )
 
 
 def make_partition(config: ResolvedConfig, data: ImageData) -> Partition:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import UserError
+
+VARIABLES = ("FEDOBP_DATA", "FEDOBP_RUNS", "FEDOBP_FIGURES", "FEDOBP_EXECUTED")
+
 
 def project_root() -> Path:
     """The folder of the kit that holds the working directory, else the working directory."""
@@ -30,6 +34,33 @@ def figures_dir(preset: str) -> Path:
     return (_from_environment("FEDOBP_FIGURES") or project_root() / "figures") / preset
 
 
+def executed_dir(preset: str) -> Path:
+    """`$FEDOBP_EXECUTED/PRESET`, else `executed/PRESET` of the project: the executed notebooks."""
+    return (_from_environment("FEDOBP_EXECUTED") or project_root() / "executed") / preset
+
+
+def environment() -> dict[str, str]:
+    """The variables of this module that are set, as absolute paths, for a process elsewhere."""
+    given = {name: _from_environment(name) for name in VARIABLES}
+    return {name: str(path.absolute()) for name, path in given.items() if path is not None}
+
+
+def expanded(path: str | Path, name: str) -> Path:
+    """A path with its `~` replaced.
+
+    Args:
+        path: as somebody gave it.
+        name: of what it was given for.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name}: there is no home folder for {str(path)!r}") from None
+
+
 def shown(path: Path) -> str:
     """A path as people should read it: relative to the project where it lies inside."""
     try:
@@ -40,4 +71,4 @@ def shown(path: Path) -> str:
 
 def _from_environment(name: str) -> Path | None:
     value = os.environ.get(name)
-    return Path(value).expanduser() if value else None
+    return expanded(value, name) if value else None

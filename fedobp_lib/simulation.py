@@ -61,6 +61,8 @@ class Simulation:
             clients, layer by layer.
         seconds: time spent on `rounds` (merging, training, averaging) and on `evaluation`.
         final: after the last round, every client's `Scores` by stage.
+        diverged: None, or why there are no more rounds: `round`, `client` (None: not known) and
+            `what` went wrong.
     """
 
     def __init__(self, config: ResolvedConfig, method: Method) -> None:
@@ -75,10 +77,11 @@ class Simulation:
         self.layers: list[list[Any]] = []
         self.seconds = {"rounds": 0.0, "evaluation": 0.0}
         self.final: dict[str, Scores] = {}
+        self.diverged: dict[str, Any] | None = None
 
     @property
     def done(self) -> bool:
-        return self.round >= self.config.rounds
+        return self.diverged is not None or self.round >= self.config.rounds
 
     def run(self, progress: bool = True) -> None:
         """Run the rounds that are left, under a progress bar."""
@@ -88,22 +91,32 @@ class Simulation:
                 shown.update()
 
     def step(self) -> None:
-        """Run one communication round, with its evaluations."""
+        """Run one communication round, with its evaluations; one that diverges is the last."""
         self.round += 1
         self.method.round = self.round
         cohort = sample_cohort(
             self.config.seed, self.round, self.data.clients, self.config.cohort_size
         )
-        clients = torch.from_numpy(cohort).to(self.device)
+        try:
+            self._take_round(torch.from_numpy(cohort).to(self.device))
+        except _Diverged as stop:
+            self.diverged = {"round": self.round, "client": stop.client, "what": stop.what}
+        except torch.linalg.LinAlgError as error:  # of numbers that are too large
+            what = str(error).splitlines()[0].split(" because")[0]
+            self.diverged = {"round": self.round, "client": None, "what": what}
 
+    def _take_round(self, clients: Tensor) -> None:
         began = self._clock()
         start, personal = self.method.start(clients)
         trained = self.method.train(start, clients)
+        _require_finite(
+            trained.isfinite().all(1), clients, "a parameter is not finite after training"
+        )
         ended = self._clock()
 
         self._record("before", "cohort", self._test(start, clients))
         self._record("after", "cohort", self._test(trained, clients))
-        self._record_layers(personal, len(cohort))
+        self._record_layers(personal)
         evaluated = self._clock()
 
         self.method.finish(clients, start, trained)
@@ -115,7 +128,9 @@ class Simulation:
         self.seconds["evaluation"] += evaluated - ended + self._clock() - finished
 
     def _test(self, rows: Tensor, clients: Tensor) -> Scores:
-        return evaluate(self.trainer, self.method.models(rows, clients), clients.tolist())
+        scores = evaluate(self.trainer, self.method.models(rows, clients), clients.tolist())
+        _require_finite(scores.loss.isfinite(), clients, "the loss is not finite")
+        return scores
 
     def _evaluate_all(self) -> None:
         """Test every client's model, and where asked the same model after fine-tuning."""
@@ -138,13 +153,14 @@ class Simulation:
         for average, (accuracy, loss) in scores.summary().items():
             self.history.append([self.round, stage, scope, average, accuracy, loss])
 
-    def _record_layers(self, personal: Tensor | None, cohort: int) -> None:
+    def _record_layers(self, personal: Tensor | None) -> None:
         if personal is not None:
-            personal = personal.expand(*personal.shape[:-1], self.layout.parameters)
-            personal = personal.double().reshape(-1, self.layout.parameters).mean(0)
+            masks = personal.expand(*personal.shape[:-1], self.layout.parameters)
+            masks = masks.reshape(-1, self.layout.parameters)
         for layer, columns in self.layout.layers.items():
-            count = 0.0 if personal is None else personal[columns].sum().item()
-            self.layers.append([self.round, layer, columns.stop - columns.start, count])
+            # Whole numbers are added, so that the sum is the same with any number of threads.
+            mean = 0.0 if personal is None else masks[:, columns].sum().item() / len(masks)
+            self.layers.append([self.round, layer, columns.stop - columns.start, mean])
 
     def _clock(self) -> float:
         if self.device.type == "cuda":
@@ -192,10 +208,24 @@ class Simulation:
         frame = pd.DataFrame(
             {
                 "client": np.arange(self.data.clients),
-                "train_samples": self.data.train_counts.cpu(),
+                "train_samples": self.data.train_counts.cpu().numpy(),
                 "test_samples": np.diff(self.data.partition.test_offsets),
             }
         )
         for stage, scores in self.final.items():
-            frame[f"accuracy_{stage}"] = scores.accuracy
+            frame[f"accuracy_{stage}"] = scores.accuracy.numpy()
         return frame
+
+
+class _Diverged(Exception):
+    """A number is infinite or none at all."""
+
+    def __init__(self, client: int, what: str) -> None:
+        super().__init__(what)
+        self.client, self.what = client, what
+
+
+def _require_finite(finite: Tensor, clients: Tensor, what: str) -> None:
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise _Diverged(int(clients[first]), what)

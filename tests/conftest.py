@@ -25,6 +25,7 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDOBP_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("FEDOBP_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("FEDOBP_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("FEDOBP_EXECUTED", raising=False)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_the_order_holds(copy):
 @pytest.mark.parametrize("breach", PLANTED)
 def test_a_planted_breach_is_found(copy, breach):
     place, text = PLANTED[breach]
-    with open(copy / "fedobp_lib" / place, "a") as file:
+    with open(copy / "fedobp_lib" / place, "a", encoding="utf-8") as file:
         file.write(text)
     done = lint(copy)
     assert done.returncode == 1, done.stdout

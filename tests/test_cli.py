@@ -20,7 +20,7 @@ def test_run_prints_one_json_object(capsys):
     assert main(["run", *TINY, "--quantile", "0.999", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert out.count("\n") == 1 and "round" in err and "device: " in err
+    assert out.count("\n") == 1 and err.startswith("device: ") and err.count("\n") == 1
     assert result["method"] == "fedobp" and result["rounds"] == 2
     assert set(result["final"]) == {"before", "after"}
     for numbers in result["final"].values():
@@ -67,7 +67,10 @@ def bad_files(folder):
         ("run --alpha 0", "alpha must be greater than 0"),
         ("run --alpha -1", "alpha must be greater than 0"),
         ("run --alpha nan", "alpha must be greater than 0"),
+        ("run --alpha inf", "and finite, got inf"),
         ("run --alpha many", "invalid float value"),
+        ("run --model resnet18 --batch-size 1", "batch_size must be at least 2"),
+        ("run --set quantile=high", "must be of type float"),
         ("run --quantile 1.5", r"[0, 1]"),
         ("run --quantile -0.1", r"[0, 1]"),
         ("run --participation 1.5", "larger than the number of clients"),
@@ -113,6 +116,15 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, arguments, me
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["FEDOBP_RUNS", "FEDOBP_FIGURES", "FEDOBP_DATA"])
+def test_a_home_folder_that_is_not_there_is_one_line(name, capsys, monkeypatch):
+    monkeypatch.setenv(name, "~nosuch/r")
+    command = {"FEDOBP_RUNS": "runs list", "FEDOBP_FIGURES": "report", "FEDOBP_DATA": "data list"}
+    assert main(command[name].split()) == 2
+    err = capsys.readouterr().err
+    assert err == f"fedobp: {name}: there is no home folder for '~nosuch/r'\n"
+
+
 def test_a_gpu_asked_for_where_none_is(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["run", "--device", "cuda"]) == 2
@@ -137,6 +149,8 @@ def test_module_and_lists(capsys):
     assert main(["run", *TINY]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("files: ") and max(map(len, lines[:-1])) <= 80
+    assert main(["runs", "show", lines[-1].removeprefix("files: ")]) == 0
+    assert "before local training" in capsys.readouterr().out
     assert main(["runs", "list"]) == 0
     out = capsys.readouterr().out
     assert "done" in out and max(map(len, out.splitlines())) <= 80

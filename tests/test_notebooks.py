@@ -28,7 +28,7 @@ def test_notebooks_are_thin_small_and_clean(path):
     names = [node.targets[0].id for node in ast.parse(tagged[0].source).body]
     common = ["PRESET", "DATASETS", "ALPHAS", "METHODS", "SEEDS", "ROUNDS", "DEVICE"]
     assert names in (common, [*common, "SOURCE"])
-    assert sum(len(c.source.splitlines()) for c in code) < 60
+    assert sum(len(c.source.splitlines()) for c in code) < 62
     assert path.stat().st_size < 500_000
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     text = path.read_text()
@@ -63,6 +63,27 @@ def test_nbval_executes_them_all(tmp_path):
     for process in started:
         output, _ = process.communicate()
         assert process.returncode == 0 and "passed" in output, output[-3000:]
+
+
+def test_a_strict_nbval_finds_no_difference_but_what_is_left_out():
+    """Of a notebook that shows package data, the same on every machine."""
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider"]
+    notebook = ROOT / "notebooks" / "09_where_the_numbers_come_from.ipynb"
+    leave_out = ["--nbval-sanitize-with", ROOT / "tests" / "nbval.cfg"]
+    for more, code in ((leave_out, 0), ([], 1)):
+        done = subprocess.run([*command, *more, notebook], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout[-3000:]
+
+
+def test_a_parameter_that_the_notebook_does_not_have_is_refused(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "08_parameter_counts.ipynb", tmp_path / "out.ipynb",
+            parameters={"RONDS": 2}, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+        )  # fmt: skip
+    assert caught.value.ename == "UserError"
+    assert caught.value.evalue == "unknown parameter 'RONDS'; did you mean 'ROUNDS'?"
+    assert not figures_dir("quick").exists()
 
 
 def test_papermill_with_other_parameters_gives_the_runs_own_numbers(tmp_path):

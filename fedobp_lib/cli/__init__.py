@@ -5,18 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..errors import UserError
+from ..errors import PREEMPTED, Preempted, SweepFailed, UserError
 from .parser import build_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 (failed), 2 (bad input), 130 (Ctrl-C)."""
+    """Run the command line; returns the exit code: 0, 1 (failed), 2 (bad input),
+    75 (SIGTERM), 130 (Ctrl-C)."""
     try:
         options = build_parser().parse_args(arguments)
         return options.action(options) or 0
     except UserError as error:
         print(f"fedobp: {error}", file=sys.stderr)
         return 2
+    except SweepFailed as error:
+        print(f"fedobp: {error}", file=sys.stderr)
+        return 1
+    except Preempted:
+        print(
+            "fedobp: asked to end; checkpoints are written, the same command continues",
+            file=sys.stderr,
+        )
+        return PREEMPTED
     except KeyboardInterrupt:
         print(
             "fedobp: stopped; finished runs are kept, the same command continues", file=sys.stderr

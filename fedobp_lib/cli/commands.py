@@ -11,9 +11,10 @@ from typing import Any
 from ..errors import UserError
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from ..config import RunConfig
     from ..runs.execution import run as compute
+    from ..runs.preemption import watching
 
     settings = {}
     for text in options.set:
@@ -26,32 +27,40 @@ def run(options: argparse.Namespace) -> None:
             settings[name] = getattr(options, name)
     names = [field.name for field in fields(RunConfig) if field.name != "settings"]
     values = {name: getattr(options, name) for name in names}
-    result = compute(
-        RunConfig(**values, settings=settings),
-        device=options.device,
-        backend=options.backend,
-        directory=options.runs_dir,
-        progress=True,
-    )
+    with watching():
+        result = compute(
+            RunConfig(**values, settings=settings),
+            device=options.device,
+            backend=options.backend,
+            directory=options.runs_dir,
+            progress=True,
+        )
     if options.json:
-        print(json.dumps(_json(result)))
+        print(json.dumps(as_json(result)))
     else:
-        _print_run(result)
+        print_run(result)
+    return 1 if result.diverged else 0
 
 
-def _json(result) -> dict:
+def divergence(result) -> str:
+    stop = result.diverged
+    client = "" if stop["client"] is None else f", client {stop['client']}"
+    return f"diverged in round {stop['round']}{client}: {stop['what']}"
+
+
+def as_json(result) -> dict:
     from .. import paths
 
-    keys = ("method", "dataset", "rounds", "seconds_total", "seconds_per_round",
+    keys = ("method", "dataset", "rounds", "diverged", "seconds_total", "seconds_per_round",
             "seconds_evaluation", "final", "personalized_parameters")  # fmt: skip
     return {
         "run_id": result.run_id,
         "directory": paths.shown(result.directory),
-        **{key: result.summary[key] for key in keys},
+        **{key: result.summary.get(key) for key in keys},
     }
 
 
-def _print_run(result) -> None:
+def print_run(result) -> None:
     from .. import paths
 
     summary, config = result.summary, result.config
@@ -60,7 +69,10 @@ def _print_run(result) -> None:
         f"{config.method} on {config.dataset}, alpha {config.alpha}, {config.clients} clients, "
         f"{config.rounds} rounds, seed {config.seed}, protocol {config.protocol}"
     )
-    print("accuracy over all clients, last round   pooled   mean over clients")
+    if result.diverged:
+        print(divergence(result))
+    else:
+        print("accuracy over all clients, last round   pooled   mean over clients")
     for stage, numbers in summary["final"].items():
         print(
             f"  {stage + ' local training':<38}{numbers['pooled']:6.2f} %"
@@ -114,7 +126,7 @@ def reproduce(options: argparse.Namespace) -> int:
     except PapermillExecutionError as error:
         print(
             f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
-            "the notebook in executed/ shows where",
+            "the executed notebook shows where",
             file=sys.stderr,
         )
         return 1
@@ -185,21 +197,3 @@ def methods(options: argparse.Namespace) -> None:
         print(folded(f"{name:<16}{method.title}: {method.source}", indent=16))
         for setting in fields(method.Settings):
             print(f"{'':<18}{setting.name} = {setting.default!r}")
-
-
-def runs_list(options: argparse.Namespace) -> None:
-    from ..runs.store import list_runs
-
-    frame = list_runs(options.runs_dir)
-    if frame.empty:
-        print("no runs yet", file=sys.stderr)
-    else:
-        print(frame.to_string(index=False, float_format="%.2f", na_rep="-"))
-
-
-def runs_show(options: argparse.Namespace) -> None:
-    from ..runs.store import find_run
-
-    result = find_run(options.run, options.runs_dir)
-    _print_run(result)
-    print(json.dumps(result.summary["provenance"], indent=2))

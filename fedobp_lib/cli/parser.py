@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
-from . import commands
+from . import commands, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
+
+RUNS_DIR_HELP = "folder of all runs (default: runs/)"
 
 RUN_FIELDS = {
     "method": "method to run; see `fedobp methods`",
@@ -60,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     run = subcommands.add_parser("run", help="one run of one method")
     _add_run_options(run)
     run.set_defaults(action=commands.run)
+
+    sweep = subcommands.add_parser("sweep", help="many runs, in one process or several")
+    _add_sweep_options(sweep)
+    sweep.set_defaults(action=sweep_command.sweep)
 
     reproduce = subcommands.add_parser("reproduce", help="execute the notebooks, draw the figures")
     reproduce.add_argument(
@@ -122,16 +130,48 @@ def build_parser() -> argparse.ArgumentParser:
     methods = subcommands.add_parser("methods", help="the methods and their settings")
     methods.set_defaults(action=commands.methods)
 
-    runs = subcommands.add_parser("runs", help="look at runs on disk")
-    run_commands = runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    runs_list = run_commands.add_parser("list", help="all runs")
-    runs_list.set_defaults(action=commands.runs_list)
-    show = run_commands.add_parser("show", help="one run")
-    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
-    show.set_defaults(action=commands.runs_show)
-    for command in (run, runs_list, show):
-        command.add_argument("--runs-dir", help="folder of all runs (default: runs/)")
+    runs = subcommands.add_parser("runs", help="look after runs on disk")
+    _add_runs_commands(runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser))
+    run.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     return parser
+
+
+def _add_runs_commands(runs: argparse._SubParsersAction) -> None:
+    chosen = argparse.ArgumentParser(add_help=False)
+    for name, kind in {"method": str, "dataset": str, "alpha": float, "seed": int}.items():
+        chosen.add_argument(
+            f"--{name}", nargs="+", type=kind, metavar=name[0].upper(), help=f"only of this {name}"
+        )
+    chosen.add_argument(
+        "--state", nargs="+", metavar="S", help="only done, partial, diverged or damaged ones"
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+
+    listing = runs.add_parser("list", help="all runs", parents=[chosen, as_json, where])
+    listing.set_defaults(action=runs_commands.list_)
+    show = runs.add_parser("show", help="one run", parents=[as_json, where])
+    show.add_argument("run", metavar="ID", help="its id, or the beginning of it")
+    show.set_defaults(action=runs_commands.show)
+    diff = runs.add_parser("diff", help="how two runs differ", parents=[as_json, where])
+    diff.add_argument("run", nargs=2, metavar="ID", help="their ids, or the beginnings of them")
+    diff.set_defaults(action=runs_commands.diff)
+    verify = runs.add_parser(
+        "verify", help="whether runs are as they were written", parents=[chosen, as_json, where]
+    )
+    verify.set_defaults(action=runs_commands.verify)
+    collect = runs.add_parser("gc", help="remove what nobody needs", parents=[where])
+    collect.add_argument("--partial", action="store_true", help="also runs that are not finished")
+    collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    collect.set_defaults(action=runs_commands.collect)
+    export = runs.add_parser("export", help="finished runs as one archive", parents=[chosen, where])
+    export.add_argument("file", metavar="FILE", help="for instance runs.tar.gz")
+    export.set_defaults(action=runs_commands.export)
+    take_in = runs.add_parser("import", help="take in the runs of an archive", parents=[where])
+    take_in.add_argument("file", metavar="FILE")
+    take_in.set_defaults(action=runs_commands.import_)
 
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
@@ -154,14 +194,52 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    for name, parse, text, _ in _run_fields():
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, nargs="+", type=parse, metavar=name[0].upper(), help=text)
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters of the methods; a name may come several times",
+    )  # fmt: skip
+    parser.add_argument("--file", metavar="FILE", help="a TOML file that says which runs")
+    parser.add_argument(
+        "--table", nargs="+", type=int, metavar="N", help="the runs of tables of the paper"
+    )
+    parser.add_argument(
+        "--figure", nargs="+", type=int, metavar="N", help="the runs of figures of the paper"
+    )
+    parser.add_argument("--preset", default="quick", help=f"of tables and figures: {PRESET_HELP}")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what is missing and how long it takes"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes (default: one a GPU, or one for every eight cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pack", type=int, metavar="N", help="runs in one batch (default: by a GPU's memory)"
+    )
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="only the I-th of N parts, for batch systems"
+    )
+
+
+def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
+    """Name, type, help and default of each field of a run that can be given by name."""
     from ..config import RunConfig
 
     known = {f.name: f for f in fields(RunConfig)}
+    found: list[tuple[str, Callable[[str], Any], str, Any]] = []
     for name, text in RUN_FIELDS.items():
-        kind = str(known[name].type)
-        parse = {"int": int, "flo": float}.get(kind[:3], str)
-        default = known[name].default
+        parse = {"int": int, "flo": float}.get(str(known[name].type)[:3], str)
+        found.append((name, parse, text, known[name].default))
+    return found
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    for name, parse, text, default in _run_fields():
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
     parser.add_argument("--pretrained", action="store_true", help="ImageNet weights (resnet18)")

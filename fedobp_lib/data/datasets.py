@@ -24,6 +24,7 @@ from .official import Arrays, read_digits
 from .registry import DATASETS
 
 KEYS = ("images", "labels", "is_train")
+FEW = 1000  # so many classes may lack images; of more, no more than half
 
 
 def load(name: str, directory: str | Path | None = None, fetch_missing: bool = True) -> ImageData:
@@ -37,15 +38,9 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
     Raises:
         UserError: unknown name, no network, or a file that is not a data set.
     """
-    if name == "digits":
+    path = locate(name, directory, fetch_missing)
+    if path is None:
         return _checked(name, read_digits(), "scikit-learn's digits")
-    path = _folder(directory) / f"{name}.npz"
-    if not path.is_file() or Path(name).name != name:
-        if name not in DATASETS:
-            raise unknown("data set", name, _known(directory))
-        if not fetch_missing:
-            raise UserError(f"{paths.shown(path)} is missing; run `fedobp data fetch {name}`")
-        fetch(name, directory)
     shown = paths.shown(path)
     try:
         arrays = read_arrays(path, KEYS)
@@ -53,6 +48,25 @@ def load(name: str, directory: str | Path | None = None, fetch_missing: bool = T
         raise UserError(f"{shown} cannot be read ({error}); {_again(name)}") from error
     images, labels, is_train = arrays.values()
     return _checked(name, (images, labels, is_train), shown)
+
+
+def locate(
+    name: str, directory: str | Path | None = None, fetch_missing: bool = True
+) -> Path | None:
+    """The file of a data set, fetched first if it is missing; None for the embedded digits.
+
+    Args and errors are those of `load`; the file is not read.
+    """
+    if name == "digits":
+        return None
+    path = _folder(directory) / f"{name}.npz"
+    if not path.is_file() or Path(name).name != name:
+        if name not in DATASETS:
+            raise unknown("data set", name, _known(directory))
+        if not fetch_missing:
+            raise UserError(f"{paths.shown(path)} is missing; run `fedobp data fetch {name}`")
+        fetch(name, directory)
+    return path
 
 
 def is_here(name: str, directory: str | Path | None = None) -> bool:
@@ -114,6 +128,11 @@ def _checked(name: str, arrays: Arrays, source: str) -> ImageData:
         problem = "there are no training images"
     elif labels.min() < 0 or (spec and labels.max() >= spec.classes):
         problem = f"labels must lie in 0..{spec.classes - 1 if spec else ''}"
+    elif labels.max() >= max(FEW, 2 * (distinct := len(np.unique(labels)))):
+        # The classifier has a row for each number up to the largest.
+        problem = f"labels must count from 0; of {distinct} different ones the largest is " + str(
+            labels.max()
+        )
     if problem:
         raise UserError(f"{source}: {problem}; {_again(name)}")
     labels = labels.astype(np.int64)

@@ -122,7 +122,11 @@ class Partition:
             if (np.diff(offsets) <= 0).any():
                 client = int(np.argmax(np.diff(offsets) <= 0))
                 raise UserError(f"{source}: client {client} has no {part} samples")
-            if indices.min() < 0 or indices.max() >= samples:
+            if indices.min() < 0:
+                raise UserError(
+                    f"{source} names sample {int(indices.min())}; samples are counted from 0"
+                )
+            if indices.max() >= samples:
                 raise UserError(
                     f"{source} names sample {int(indices.max())}, but the data set has only "
                     f"{samples}; it was made for another data set"
@@ -161,7 +165,7 @@ def dirichlet_partition(
         UserError: impossible arguments, or no draw met `min_samples`.
     """
     if not (np.isfinite(alpha) and alpha > 0):
-        raise UserError(f"alpha must be greater than 0, got {alpha}")
+        raise UserError(f"alpha must be greater than 0 and finite, got {alpha}")
     if not 0 < test_share < 1:
         raise UserError(f"test_share must lie between 0 and 1, got {test_share}")
     if clients < 1 or min_samples < 2:

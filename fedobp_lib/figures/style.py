@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 from .. import paths
 from ..methods import METHODS
 from ..results.logged import FOLDER
+from ..runs.files import write, write_csv
 
 LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0.7"
 HIGHLIGHT = "#D55E00"
@@ -59,7 +61,8 @@ def styled(**changes: Any) -> AbstractContextManager[None]:
         changes: of matplotlib's parameters, with `_` for the dot.
     """
     values = STYLE | {name.replace("_", ".", 1): value for name, value in changes.items()}
-    return plt.rc_context(values)  # type: ignore[arg-type]
+    # From matplotlib's defaults: a `matplotlibrc` of the user is for the user's own figures.
+    return plt.style.context(["default", values])
 
 
 def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
@@ -74,11 +77,15 @@ def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
             1, -0.005, LOGGED_BY, ha="right", va="top", fontsize=7, style="italic", color="#555555"
         )
     with styled():
-        figure.savefig(folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None})
-        path, dpi = folder / f"{name}.png", 120 if preset == FOLDER else STYLE["savefig.dpi"]
-        figure.savefig(path, bbox_inches="tight", metadata={"Software": None}, dpi=dpi)
-        if preset == FOLDER:  # many pictures, kept small
-            Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+        pdf, png = BytesIO(), BytesIO()
+        figure.savefig(pdf, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        dpi = 120 if preset == FOLDER else STYLE["savefig.dpi"]
+        figure.savefig(png, format="png", bbox_inches="tight", metadata={"Software": None}, dpi=dpi)
+    if preset == FOLDER:  # many pictures, kept small
+        picture, png = Image.open(png).convert("RGB").quantize(64), BytesIO()
+        picture.save(png, format="png", optimize=True)
+    write(folder / f"{name}.pdf", lambda file: file.write(pdf.getvalue()))
+    write(folder / f"{name}.png", lambda file: file.write(png.getvalue()))
     save_table(frame, name, preset)
     return folder
 
@@ -88,7 +95,7 @@ def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
     digits = "%.4f" if preset == FOLDER else None  # the logs have two decimals
-    frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n", float_format=digits)
+    write_csv(folder / f"{name}.csv", frame, float_format=digits)
     return folder / f"{name}.csv"
 
 

@@ -26,6 +26,7 @@ from ..errors import UserError, unknown
 from ..models.parameters import ParameterLayout
 from ..training.tasks import Task
 from ..training.trainer import Trainer
+from ..typed import as_declared, declared
 
 
 @dataclass(frozen=True)
@@ -192,36 +193,20 @@ def make_method(name: str, federation: Federation, settings: Mapping[str, Any]) 
 
 
 def make_settings(method: type[Method], values: Mapping[str, Any]) -> Any:
-    """Build the method's settings; text (from the command line) becomes the declared type.
+    """Build the method's settings; every value becomes one of its declared type.
 
     Raises:
         UserError: unknown setting, or a value of the wrong type.
     """
-    known = {f.name: f for f in fields(method.Settings)}
+    known = {f.name: declared(method.Settings)[f.name] for f in fields(method.Settings)}
     parsed = {}
     for name, value in values.items():
         if name not in known:
             if not known:
                 raise UserError(f"{method.name!r} has no setting {name!r}; it has none at all")
             raise unknown(f"setting of {method.name!r}", name, known)
-        parsed[name] = _parse(name, value, str(known[name].type))
+        parsed[name] = as_declared(f"setting {name!r}", value, known[name])
     return method.Settings(**parsed)
-
-
-def _parse(name: str, value: Any, kind: str) -> Any:
-    if value is None and "None" in kind:
-        return None
-    try:
-        if kind.startswith("bool"):
-            if str(value).lower() not in ("true", "false", "1", "0"):
-                raise ValueError
-            return str(value).lower() in ("true", "1")
-        for prefix, make in (("float", float), ("int", int), ("str", str)):
-            if kind.startswith(prefix):
-                return make(value)
-    except (TypeError, ValueError):
-        raise UserError(f"setting {name!r} must be of type {kind}, got {value!r}") from None
-    return value
 
 
 def column_mask(layout: ParameterLayout, *layers: str, device: torch.device) -> Tensor:

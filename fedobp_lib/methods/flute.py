@@ -77,7 +77,8 @@ def simplex(present: Tensor) -> Tensor:
     """The targets T (K, m, m) of clients that have the classes `present`, bool (K, m)."""
     m = present.shape[1]
     centred = torch.eye(m, device=present.device) - 1 / m
-    return centred / (m - 1) ** 0.5 * (present[:, :, None] & present[:, None])
+    # A single class has nothing to be far from: its target is 0.
+    return centred / max(m - 1, 1) ** 0.5 * (present[:, :, None] & present[:, None])
 
 
 def collapse_gradient(heads: Tensor, target: Tensor) -> Tensor:

@@ -75,13 +75,19 @@ class ResNet18(ImageModel):
         pretrained: start from the ImageNet weights (needs a network the first time).
 
     Raises:
-        UserError: the weights could not be downloaded, or their file is damaged.
+        UserError: images of another number of channels than 1 or 3, or the weights could not be
+            downloaded, or their file is damaged.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, pretrained: bool = False) -> None:
         super().__init__()
         from torchvision.models import ResNet18_Weights, resnet18
 
+        if shape[2] not in (1, 3):
+            raise UserError(
+                f"ResNet-18 needs images of 1 or 3 channels, got {shape[2]} "
+                "(images are height, width, channels)"
+            )
         weights = ResNet18_Weights.IMAGENET1K_V1 if pretrained else None
         try:
             # torchvision reports its download on standard output, which is for results.

@@ -29,7 +29,7 @@ METHOD_NAMES = {
 
 @cache
 def _read(name: str) -> pd.DataFrame:
-    with (files(__package__) / f"{name}.csv").open() as file:
+    with (files(__package__) / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 

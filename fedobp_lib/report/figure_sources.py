@@ -7,7 +7,6 @@ runs are not: one entry a notebook, naming its runs and what drew its figures, a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from .. import paths
 from ..config import ResolvedConfig
+from ..runs.files import read_json, write
 from ..runs.provenance import provenance as made_here
 from ..runs.store import RunResult
 
@@ -71,7 +71,7 @@ class Sources:
 def read(folder: Path) -> Sources:
     """What a folder's file says; nothing where there is none that can be read."""
     try:
-        known = json.loads((folder / FILE).read_text())
+        known = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Sources(
             known["notebooks"],
             known["drawn"],
@@ -99,15 +99,13 @@ def record(
         known.drawn[notebook] = {name: made[name] for name in (*MADE_BY, "uncommitted_changes")}
     known.runs |= {run_id: _run(run_id) for run_id in known.notebooks[notebook]}
     known = known.of(known.notebooks)
-    partial = folder / f".{FILE}.{os.getpid()}"
     folder.mkdir(parents=True, exist_ok=True)
-    partial.write_text(_text(known))
-    os.replace(partial, folder / FILE)
+    write(folder / FILE, lambda file: file.write(_text(known).encode()))
 
 
 def _run(run_id: str) -> Run:
     result = RunResult(paths.runs_dir() / run_id)
-    data = json.loads((result.directory / "config.json").read_text())["data"]
+    data = read_json(result.directory / "config.json")["data"]
     made = result.summary["provenance"]
     return Run(asdict(result.config), data, result.summary["seconds_total"], made)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from ..runs.files import write
 
 KEY = "fedobp"
 
@@ -23,14 +24,15 @@ def stamp(notebook: Path, parameters: dict[str, Any], run_ids: Iterable[str], da
         notebook: the file that is executed.
         parameters: what it is given, ready for JSON.
         run_ids: names of the runs that it shows.
-        data: folder of the data sets; names and sizes count.
+        data: folder of the data sets; names, times and sizes count.
     """
     digest = hashlib.blake2b(digest_size=16)
     package = Path(__file__).parents[1]
     sources = (path for path in package.rglob("*") if path.suffix in (".py", ".csv", ".j2"))
     for path in [notebook, *sorted(sources)]:
         digest.update(path.read_bytes())
-    here = sorted((path.name, path.stat().st_size) for path in data.glob("*.npz"))
+    states = ((path.name, path.stat()) for path in data.glob("*.npz"))
+    here = sorted((name, state.st_mtime_ns, state.st_size) for name, state in states)
     digest.update(json.dumps([parameters, sorted(run_ids), here], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -55,11 +57,10 @@ def times(folder: Path) -> dict[str, int]:
 
 def mark(executed: Path, mark: str, files: dict[str, str]) -> None:
     """Write the stamp into an executed notebook."""
-    notebook = json.loads(executed.read_text())
+    notebook = json.loads(executed.read_text(encoding="utf-8"))
     notebook["metadata"][KEY] = {"stamp": mark, "files": files}
-    partial = executed.with_suffix(".partial")
-    partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    os.replace(partial, executed)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    write(executed, lambda file: file.write(text.encode()))
 
 
 def is_current(executed: Path, mark: str, folder: Path) -> bool:
@@ -69,7 +70,7 @@ def is_current(executed: Path, mark: str, folder: Path) -> bool:
         folder: where it wrote them.
     """
     try:
-        kept = json.loads(executed.read_text())["metadata"][KEY]
+        kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][KEY]
         files = kept["files"].items()
         return kept["stamp"] == mark and all(_hash(folder / n) == digest for n, digest in files)
     except (OSError, ValueError, KeyError):

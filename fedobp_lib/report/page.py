@@ -29,6 +29,7 @@ from .outline import outline, to_html
 from .reproduce import find_notebooks
 
 LONG, FIRST = 60, 20  # a table of more rows than LONG shows the FIRST, and is folded
+PNG_END = b"IEND\xaeB`\x82"  # the last bytes of every whole PNG
 DPI = 200 / 96  # pixels of a saved figure to one of the screen
 
 # Published tables, and the file that has them beside ours.
@@ -96,7 +97,7 @@ def write_report(preset: str = "quick", output: str | Path | None = None) -> Pat
             f"run `fedobp reproduce --preset {preset}` first"
         )
     page = render(preset, folder, names)
-    path = Path(output).expanduser() if output is not None else folder / "report.html"
+    path = paths.expanded(output, "--output") if output is not None else folder / "report.html"
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -138,7 +139,9 @@ def comparisons(folder: Path) -> list[tuple[str, Table]]:
     found = []
     for title, name in COMPARED:
         if (folder / f"{name}.csv").is_file():
-            frame = pd.read_csv(folder / f"{name}.csv").fillna({"setting": ""})
+            frame = _read_csv(folder / f"{name}.csv").fillna({"setting": ""})
+            if "verdict" not in frame:
+                raise _unusable(folder / f"{name}.csv")
             if (frame["verdict"] != "not run").any():
                 found.append((title, formatted(readable_comparison(frame), limit=None)))
     return found
@@ -165,13 +168,28 @@ def read_entry(folder: Path, name: str) -> Entry:
     image, width, height = None, 0, 0
     if "png" in found:
         content = found["png"].read_bytes()
+        if not content.endswith(PNG_END):
+            raise _unusable(found["png"])
         width, height = (round(n / DPI) for n in struct.unpack(">II", content[16:24]))
         image = "data:image/png;base64," + base64.b64encode(content).decode()
     table = None
     if "csv" in found:
         # An identifier of digits alone is still a name.
-        table = formatted(pd.read_csv(found["csv"], dtype={"run_id": str}))
+        table = formatted(_read_csv(found["csv"], dtype={"run_id": str}))
     return Entry(name, image, width, height, table, [path.name for path in found.values()])
+
+
+def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, **options)
+    except (OSError, ValueError) as error:  # empty, torn, or no text
+        raise _unusable(path) from error
+
+
+def _unusable(path: Path) -> UserError:
+    return UserError(
+        f"{paths.shown(path)} cannot be read; delete it and run `fedobp reproduce` again"
+    )
 
 
 def formatted(frame: pd.DataFrame, limit: int | None = LONG) -> Table:

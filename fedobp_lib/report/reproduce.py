@@ -7,6 +7,7 @@ by itself computes the runs it needs in the same way.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..results.logged import folder_of
 from ..runs.experiments import EXPERIMENTS, find_experiment, parameters_of
-from ..runs.presets import PRESETS, grid
+from ..runs.files import check_writable
+from ..runs.presets import KINDS, PRESETS, grid, listed
 from ..runs.sweeps import missing, run_all, run_ids
 from ..terminal import folded
 from ..training.backends import choose_device
@@ -89,7 +91,11 @@ def choose(
     Raises:
         UserError: unknown preset, method, notebook, table or figure.
     """
-    given = {name: value for name, value in parameters.items() if value is not None}
+    given: dict[str, Any] = {
+        name: listed(value, name) if name in KINDS else value
+        for name, value in parameters.items()
+        if value is not None
+    }
     for config in grid(preset, **given)[:1]:  # checks names, and the sizes that all share
         config.resolved()
     folder_of(source, preset)
@@ -149,12 +155,16 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         The folder of the executed notebooks.
 
     Raises:
-        UserError: unknown data set or device.
+        UserError: unknown data set or device, or a folder that cannot be written.
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
     where = choose_device(device)  # a wrong name is told now, not by a notebook
     if plan.source == "logged":
         _say("what the paper's authors logged; nothing is trained")
+    folder = folder_of(plan.source, plan.preset)
+    figures, executed = paths.figures_dir(folder), paths.executed_dir(folder)
+    for kept in (figures, executed):
+        check_writable(kept)  # before hours of computing
     if plan.runs:
         todo = missing(plan.runs)
         _say(_title(plan))
@@ -162,10 +172,6 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
              f"{len(todo)} to compute")  # fmt: skip
         run_all(todo, device)
 
-    folder = folder_of(plan.source, plan.preset)
-    figures = paths.figures_dir(folder)
-    executed = paths.project_root() / "executed" / folder
-    executed.mkdir(parents=True, exist_ok=True)
     for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
         values = {name.upper(): _plain(value) for name, value in chosen.items()}
         parameters = {"PRESET": plan.preset, "DEVICE": device} | values
@@ -178,9 +184,13 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}{told}")
         if not current:
             before = freshness.times(figures)
-            _execute(path, executed / path.name, parameters)
-            files = freshness.written_since(figures, before)
-            freshness.mark(executed / path.name, mark, files)
+            try:
+                _execute(path, executed / path.name, parameters)
+                files = freshness.written_since(figures, before)
+                freshness.mark(executed / path.name, mark, files)
+            except OSError as error:  # no room left
+                where_to = paths.shown(executed / path.name)
+                raise UserError(f"cannot write {where_to}: {error.strerror or error}") from error
         figure_sources.record(figures, path.name[:2], ids, None if current else where)
     _say(f"figures and tables: {paths.shown(figures)}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
@@ -202,13 +212,17 @@ def _title(plan: Plan) -> str:
 def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
     import papermill
 
+    from .kernel import kernel_manager
+
     papermill.execute_notebook(
-        str(path),
-        str(out),
+        # Papermill writes these into the notebook, where not every folder's name can stand.
+        os.path.relpath(path),
+        os.path.relpath(out),
         parameters=parameters,
         kernel_name="python3",
+        kernel_manager_class=kernel_manager(),
         cwd=str(paths.project_root()),
-        progress_bar={"file": sys.stderr, "ncols": 79},
+        progress_bar={"file": sys.stderr, "ncols": 79} if sys.stderr.isatty() else False,
         # All outputs are here; a kernel with PyTorch takes a second to end by itself.
         shutdown_kernel="immediate",
         # Kernels warn at every start that they talk over the loopback interface.

@@ -38,10 +38,11 @@ RULE = (
     "which is too narrow for few seeds (four: it covers about 80 %, two: half); with one seed it "
     "is that one value. Compared at the two decimals that the paper prints. "
     "differs: it does not. "
+    "diverged: a run of ours did; the mean is that of the others. "
     "not run: there is no finished run. "
     "only ours: the paper has no such number."
 )
-VERDICTS = ("agrees", "differs", "not run", "only ours")
+VERDICTS = ("agrees", "differs", "diverged", "not run", "only ours")
 MARGIN = 1.0  # percentage points
 RESAMPLES = 10_000
 
@@ -96,8 +97,8 @@ def measured(results: Sequence[RunResult]) -> pd.DataFrame:
     """The accuracy that the published tables show, run by run.
 
     Returns:
-        dataset, alpha, method, seed, accuracy (percent), run_id. A FedAvg run tested after local
-        training has a second row, `fedavg-fine-tuned`.
+        dataset, alpha, method, seed, accuracy (percent; NaN: diverged), run_id. A FedAvg run tested
+        after local training has a second row, `fedavg-fine-tuned`.
     """
     columns = ["dataset", "alpha", "method", "seed", "accuracy", "run_id"]
     if not results:
@@ -171,7 +172,7 @@ def _compare(
     rows = []
     for key in sorted(every, key=lambda key: blocks.index(key[:2])):
         found = cells.get(key, ours.iloc[:0])
-        values = found["accuracy"].to_numpy(dtype=float)
+        values = found["accuracy"].dropna().to_numpy(dtype=float)
         mean = values.mean() if len(values) else np.nan
         low, high = interval(values)
         row = {"table": tables.get(key[0], other)} | dict(zip(keys, key, strict=True))
@@ -179,13 +180,15 @@ def _compare(
         row |= {
             "mean": mean,
             "std": values.std(ddof=1) if len(values) > 1 else np.nan,
-            "seeds": found["seed"].nunique(),
+            "seeds": found.dropna(subset="accuracy")["seed"].nunique(),
             "difference": mean - row["published_mean"],
             "low": low,
             "high": high,
             "setting": setting_of([by_id[run] for run in found["run_id"]], runs),
         }
         row["verdict"] = verdict(row["published_mean"], mean, low, high)
+        if found["accuracy"].isna().any():
+            row["verdict"] = "diverged"
         rows.append(row)
     return pd.DataFrame(rows).astype({"table": "Int64"})
 
@@ -236,7 +239,7 @@ def compare_tables(
 def _chosen(frame: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
     for name, column in (("datasets", "dataset"), ("alphas", "alpha"), ("methods", "method")):
         if name in given and column in frame:
-            values = set(listed(given[name]) or ())
+            values = set(listed(given[name], name) or ())
             if "fedavg" in values:
                 values.add("fedavg-fine-tuned")
             frame = frame[frame[column].isin(values)]

@@ -94,7 +94,8 @@ def logged_results(
         datasets, alphas, methods: which of them; None: all.
     """
     runs = EXPERIMENTS[experiment]()
-    wanted = [listed(values) for values in (datasets, alphas, methods)]
+    given = {"datasets": datasets, "alphas": alphas, "methods": methods}
+    wanted = [listed(values, name) for name, values in given.items()]
     return [
         run
         for run in runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from ..methods import METHODS
 from ..paper.logged import logged_accuracy
 from ..paper.published import published_accuracy
 from ..runs.store import RunResult
-from ..training.evaluation import AVERAGES
+from ..training.evaluation import AVERAGES, STAGES
 
 FINE_TUNED = "FedAvg + fine-tuning"
 
@@ -20,12 +21,16 @@ def accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
     """One row a run and kind of accuracy over all clients, in percent.
 
     Columns: dataset, alpha, method, title, seed, stage, average, best (of the evaluated
-    rounds), last, run_id.
+    rounds), last, run_id. Of a run that diverged, best and last are NaN. A run given twice counts
+    once.
     """
     rows = []
-    for result in results:
+    for result in dict.fromkeys(results):
         config, history = result.config, result.history
         history = history[history["scope"] == "all"]
+        if result.diverged:
+            kinds = pd.DataFrame(list(product(STAGES, AVERAGES)), columns=["stage", "average"])
+            history = kinds.assign(accuracy=np.nan)
         for (stage, average), group in history.groupby(["stage", "average"], sort=False):
             rows.append(
                 {
@@ -64,8 +69,9 @@ def accuracy_table(
         Columns: dataset, alpha, method, title, stage, average, which, mean, std (NaN for a single
         seed), seeds, published_mean, published_std (NaN where the paper has none), logged_mean (as
         the authors logged it at momentum 0.7, NaN where they did not; see `logged_cells`), sorted
-        by mean. The published and logged numbers are of the table's metric only: before local
-        training, pooled, best.
+        by mean; where a run diverged, also the number of `diverged` runs, which the mean and the
+        seeds leave out. The published and logged numbers are of the table's metric only: before
+        local training, pooled, best.
     """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {AVERAGES}")
@@ -80,9 +86,11 @@ def accuracy_table(
     keys = ["dataset", "alpha", "method", "title"]
     table = (
         chosen.groupby(keys, sort=False)[which]
-        .agg(mean="mean", std="std", seeds="count")
+        .agg(mean="mean", std="std", seeds="count", diverged=lambda seeds: seeds.isna().sum())
         .reset_index()
     )
+    if not table["diverged"].any():
+        table = table.drop(columns="diverged")
     published = published_accuracy().rename(
         columns={
             "accuracy_mean_percent": "published_mean",
@@ -128,11 +136,22 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         cell = cell.set_index("title")
         name = f"{dataset}, alpha {alpha}"
         columns[name] = _cells(cell["mean"], cell["std"])
+        if "diverged" in cell:
+            columns[name] = _with_diverged(columns[name], cell["diverged"])
         if cell["published_mean"].notna().any():
             columns[f"{name}, printed"] = _cells(cell["published_mean"], cell["published_std"])
         if cell["logged_mean"].notna().any():
             columns[f"{name}, logged"] = _cells(cell["logged_mean"], cell["logged_mean"] * np.nan)
     return pd.DataFrame(columns, index=order).fillna("-").rename_axis("accuracy in percent")
+
+
+def _with_diverged(cells: pd.Series, diverged: pd.Series) -> pd.Series:
+    def text(cell: str, count: int) -> str:
+        if not count:
+            return cell
+        return "diverged" if cell == "-" else f"{cell}, {count} diverged"
+
+    return pd.Series({title: text(cells[title], diverged[title]) for title in cells.index})
 
 
 def _cells(means: pd.Series, stds: pd.Series) -> pd.Series:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 
+from ..errors import UserError
 from ..simulation import Simulation
 from .files import write
 
+VARIABLE = "FEDOBP_CHECKPOINT_SECONDS"
 SECONDS = 60.0
 SHARE = 0.02
 
@@ -20,25 +23,32 @@ class Checkpoint:
 
     It appears whole or not at all, so a kill at any moment leaves the last one.
 
+    Raises:
+        UserError: the environment says no time.
+
     Args:
         path: of the file.
-        seconds: least time between two; 0: after every round.
+        seconds: least time between two; 0: after every round; None: by the environment's
+            `FEDOBP_CHECKPOINT_SECONDS`, else `SECONDS`.
         share: of the run's time that writing may take; where writing is slow, for instance
             because a large model's rows are many gigabytes, checkpoints come more rarely.
     """
 
-    def __init__(self, path: Path, seconds: float = SECONDS, share: float = SHARE) -> None:
+    def __init__(self, path: Path, seconds: float | None = None, share: float = SHARE) -> None:
         self.path = path
-        self._seconds = seconds
+        self._seconds = _seconds() if seconds is None else seconds
         self._share = share
-        self._wait = seconds
+        self._wait = self._seconds
         self._written = time.monotonic()
 
     def save_if_due(self, simulation: Simulation) -> None:
-        """Write it if the last one is old enough; one that cannot be written costs a warning."""
+        """Write it if the last one is old enough; see `save`."""
+        if time.monotonic() - self._written >= self._wait:
+            self.save(simulation)
+
+    def save(self, simulation: Simulation) -> None:
+        """Write it; one that cannot be written costs a warning."""
         began = time.monotonic()
-        if began - self._written < self._wait:
-            return
         try:
             write(self.path, lambda file: torch.save(simulation.state(), file))
         except OSError as error:
@@ -66,6 +76,17 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _seconds() -> float:
+    text = os.environ.get(VARIABLE)
+    try:
+        seconds = SECONDS if text is None else float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UserError(f"{VARIABLE} must be a number of seconds, got {text!r}")
+    return seconds
 
 
 def _warn(message: str) -> None:

@@ -1,30 +1,33 @@
-"""Computing a run: once, under a lock, with checkpoints, continued after an interruption."""
+"""Computing a run: once, by who holds its lease; with checkpoints, so that it can be continued."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from .. import paths
 from ..config import RESULTS_VERSION, RunConfig
 from ..data.images import ImageData
+from ..errors import Preempted
 from ..progress import in_notebook, progress_bar
 from ..simulation import Simulation, simulate
 from ..training.backends import choose_device
 from ..training.evaluation import AVERAGES
 from ..training.gpu import release
 from ..training.trainer import Backend
-from . import checkpoints
+from . import checkpoints, preemption
 from .checkpoints import Checkpoint
 from .files import cannot_write, write_csv, write_json
-from .provenance import device_name, provenance
-from .store import RunResult, is_finished, load_data, run_id
+from .integrity import checksums, sealed, set_aside
+from .lease import leased
+from .provenance import device_name, peak_memory, provenance
+from .store import RunResult, damage, is_finished, load_data, run_id
 
 
 def run(
@@ -35,7 +38,9 @@ def run(
     directory: str | Path | None = None,
     progress: bool | None = None,
     on_round: Callable[[Simulation], None] | None = None,
-    checkpoint_seconds: float = checkpoints.SECONDS,
+    wait: bool = True,
+    packed_with: Sequence[str] = (),
+    checkpoint_seconds: float | None = None,
     checkpoint_share: float = checkpoints.SHARE,
 ) -> RunResult:
     """Return the run of a configuration; compute or continue it only if it is not finished.
@@ -48,9 +53,16 @@ def run(
         directory: folder of all runs; None: `paths.runs_dir()`.
         progress: show a bar; None: in a terminal or a notebook; False: nor the device's name.
         on_round: called after every round, and once at the start of a continued run.
+        wait: for another process that computes this run; else `Busy` is raised.
+        packed_with: ids of the runs that are computed in one batch with it, for its provenance.
         checkpoint_seconds, checkpoint_share: see `Checkpoint`.
 
+    Returns:
+        The run. It may have diverged: see `RunResult.diverged`.
+
     Raises:
+        Busy: see `wait`.
+        Preempted: the process was asked to end, within `preemption.watching`.
         UserError: the configuration cannot be run, or the folder cannot be written.
     """
     config = config.resolved(device)
@@ -62,24 +74,22 @@ def run(
 
     where = choose_device(device)
     simulation = simulate(config, data, where, backend=backend)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+    with ExitStack() as held:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _tell(f"run {folder.name} is being computed by another process; waiting for it")
-            lock.acquire()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
+            folder.mkdir(parents=True, exist_ok=True)
+            still_ours = held.enter_context(leased(folder, wait))
+            _set_damaged_aside(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         if not is_finished(folder):
             checkpoint = Checkpoint(folder / "checkpoint.pt", checkpoint_seconds, checkpoint_share)
             if progress is not False:
                 tell_device(where, config.precision)
-            _compute(simulation, data, folder, progress, on_round, checkpoint)
-    finally:
-        lock.release()
+            _write_config(simulation, data, folder)
+            checkpoint.restore(simulation)
+            _take_rounds(simulation, progress, on_round, checkpoint, still_ours)
+            _save_result(simulation, folder, packed_with)
+            checkpoint.remove()
     if isinstance(backend, str):  # else others may be using it
         del simulation
         release(where)
@@ -93,25 +103,33 @@ def tell_device(device: torch.device, precision: str) -> None:
         _tell(f"device: {device_name(device)}{threads}, {precision}")
 
 
-def _compute(
-    simulation: Simulation,
-    data: ImageData,
-    folder: Path,
-    progress: bool | None,
-    on_round: Callable[[Simulation], None] | None,
-    checkpoint: Checkpoint,
-) -> None:
-    config = simulation.config
+def _set_damaged_aside(folder: Path) -> None:
+    reason = damage(folder)
+    if reason:
+        bad = set_aside(folder)
+        _tell(f"run {folder.name}: {reason}; it is kept as {bad.name} and computed again")
+
+
+def _write_config(simulation: Simulation, data: ImageData, folder: Path) -> None:
     write_json(
         folder / "config.json",
         {
-            "config": asdict(config),
+            "config": asdict(simulation.config),
             "data": data.fingerprint,
             "partition": simulation.data.partition.fingerprint,
             "results_version": RESULTS_VERSION,
         },
     )
-    checkpoint.restore(simulation)
+
+
+def _take_rounds(
+    simulation: Simulation,
+    progress: bool | None,
+    on_round: Callable[[Simulation], None] | None,
+    checkpoint: Checkpoint,
+    still_ours: Callable[[], None],
+) -> None:
+    config = simulation.config
     if on_round and simulation.round:
         on_round(simulation)
     bar = progress_bar(config.rounds, progress, done=simulation.round)
@@ -120,11 +138,16 @@ def _compute(
         try:
             while not simulation.done:
                 simulation.step()
+                still_ours()
                 bar.update()
                 if on_round:
                     on_round(simulation)
-                if not simulation.done:
-                    checkpoint.save_if_due(simulation)
+                if simulation.done:
+                    break
+                if preemption.asked():
+                    checkpoint.save(simulation)
+                    raise Preempted
+                checkpoint.save_if_due(simulation)
         except KeyboardInterrupt:
             # The interrupt may have come in the middle of a round: the last checkpoint stays.
             bar.close()
@@ -133,23 +156,22 @@ def _compute(
                 "the same command continues from the last checkpoint"
             )
             raise
-    _save_result(simulation, folder)
-    checkpoint.remove()
 
 
-def _save_result(simulation: Simulation, folder: Path) -> None:
+def _save_result(simulation: Simulation, folder: Path, packed_with: Sequence[str]) -> None:
     try:
         write_csv(folder / "history.csv", simulation.history_frame())
         write_csv(folder / "layers.csv", simulation.layers_frame())
         write_csv(folder / "clients.csv", simulation.clients_frame())
-        write_json(folder / "summary.json", _summary(simulation, folder.name))
+        summary = _summary(simulation, folder.name, packed_with)
+        write_json(folder / "summary.json", sealed(summary | {"files": checksums(folder)}))
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
-def _summary(simulation: Simulation, name: str) -> dict[str, Any]:
+def _summary(simulation: Simulation, name: str, packed_with: Sequence[str]) -> dict[str, Any]:
     config, seconds = simulation.config, simulation.seconds
-    last = [row for row in simulation.layers if row[0] == config.rounds]
+    last = [row for row in simulation.layers if row[0] == simulation.round]
     final = {
         stage: {average: scores.summary()[average][0] for average in AVERAGES}
         for stage, scores in simulation.final.items()
@@ -159,13 +181,20 @@ def _summary(simulation: Simulation, name: str) -> dict[str, Any]:
         "method": config.method,
         "dataset": config.dataset,
         "rounds": config.rounds,
+        "diverged": simulation.diverged,
         "final": final,
         "personalized_parameters": sum(row[3] for row in last),
         "parameters": simulation.layout.parameters,
         "seconds_total": seconds["rounds"] + seconds["evaluation"],
-        "seconds_per_round": seconds["rounds"] / config.rounds,
+        "seconds_per_round": seconds["rounds"] / max(simulation.round, 1),
         "seconds_evaluation": seconds["evaluation"],
-        "provenance": provenance(simulation.device),
+        "provenance": provenance(simulation.device)
+        | {
+            "precision": config.precision,
+            "backend": simulation.trainer.backend.name,
+            "packed_with": list(packed_with),
+            "peak_memory_gib": peak_memory(simulation.device) / 2**30,
+        },
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,8 +24,19 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _keep(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep(folder: Path) -> None:
+    """Have a folder's new names survive a loss of power, where the system can do it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -35,18 +47,62 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         raise cannot_write(path.parent, error) from error
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    text = frame.to_csv(index=False, lineterminator="\n")
+def write_csv(path: Path, frame: pd.DataFrame, float_format: str | None = None) -> None:
+    text = frame.to_csv(index=False, lineterminator="\n", float_format=float_format)
     write(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{paths.shown(path)} cannot be read; delete the folder to compute the run again"
-        ) from error
+        raise damaged(path) from error
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file that `write_csv` has written.
+
+    Raises:
+        UserError: it is missing, empty or cut off, or lacks a column.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise damaged(path) from error
+    if not is_whole(path) or not set(columns) <= set(frame.columns):
+        raise damaged(path)
+    return frame
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a text file is there and ends with a line's end, as all that are written here do."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+    except OSError:  # missing, or empty
+        return False
+
+
+def damaged(path: Path) -> UserError:
+    """What is said of a run's file that is not as it was written."""
+    return UserError(f"{paths.shown(path)} is damaged; computing the run again replaces it")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and try to write there.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        write(probe, lambda file: file.write(bytes(4096)))
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"cannot write to {paths.shown(folder)}: {reason}") from error
 
 
 def cannot_write(folder: Path, error: OSError) -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import UserError, unknown
 from ..methods import METHODS, find_method
+from ..typed import as_declared
 from .as_logged import logged_settings
 
 PAPER_DATASETS = (
     "cifar10", "cifar100", "emnist", "svhn", "mnist", "fmnist", "medmnistA", "medmnistC",
 )  # fmt: skip
+
+# What the lists of a grid hold.
+KINDS: dict[str, type] = {"datasets": str, "alphas": float, "methods": str, "seeds": int}
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def grid(
 ) -> list[RunConfig]:
     """The runs of an experiment: every method on every data set, alpha and seed.
 
-    A list may also be a single value or the text of a list, as `papermill -p` passes them.
+    A list may also be a single value or the text of a list, as `papermill -p` passes them, or an
+    array; what it names twice counts once.
 
     Args:
         preset: a name of `PRESETS`; what is not given below is the preset's.
@@ -112,9 +117,11 @@ def grid(
         rounds: communication rounds.
 
     Raises:
-        UserError: unknown preset or method, or text that is no list.
+        UserError: unknown preset or method, text that is no list, or a value of the wrong type.
     """
-    datasets, alphas, methods, seeds = map(listed, (datasets, alphas, methods, seeds))
+    preset = as_declared("preset", preset, str)
+    given_lists = {"datasets": datasets, "alphas": alphas, "methods": methods, "seeds": seeds}
+    datasets, alphas, methods, seeds = (listed(value, n) for n, value in given_lists.items())
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     base = PRESETS[preset]
@@ -138,13 +145,25 @@ def grid(
     ]
 
 
-def listed(value: Any) -> list[Any] | None:
-    """What a parameter may be, as a list: None, a list, a range, one value, or a list's text."""
+def listed(value: Any, name: str = "datasets") -> list[Any] | None:
+    """What a parameter of a grid may be, as a list of its type in which nothing is there twice.
+
+    Args:
+        value: None, a list or an array, a range, one value, or a list's text.
+        name: a key of `KINDS`.
+
+    Raises:
+        UserError: text that is no list, or a value of the wrong type.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())
         except (SyntaxError, ValueError):
-            raise UserError(f"not a list: {value}") from None
+            raise UserError(f"{name}: not a list: {value}") from None
     if value is None:
         return None
-    return list(value) if isinstance(value, list | tuple | range) else [value]
+    one = isinstance(value, str | bytes) or not isinstance(value, Iterable)
+    if getattr(value, "ndim", None) == 0:  # an array of one value, which has no order to go through
+        one = True
+    values = [value] if one else value
+    return list(dict.fromkeys(as_declared(f"each of {name}", v, KINDS[name]) for v in values))

@@ -7,8 +7,13 @@ partition; the device does not count, since it changes results by rounding only.
     history.csv    round, stage, scope, average, accuracy (percent), loss (nats)
     layers.csv     round, layer, parameters, personalized (mean count over the cohort)
     clients.csv    every client after the last round
-    summary.json   final numbers, times and provenance; written last: it marks a finished run
+    summary.json   final numbers, times, provenance and checksums; written last: it marks a
+                   finished run
     checkpoint.pt  only while the run is unfinished
+    .lease         only while a process computes the run (`lease`)
+
+A finished run whose files are not as they were written counts as missing (`integrity`). A run may
+end early because it diverged; then `summary.json` says in which round and by which client.
 """
 
 from __future__ import annotations
@@ -24,11 +29,17 @@ import pandas as pd
 
 from .. import paths
 from ..config import RESULTS_VERSION, ResolvedConfig
-from ..data.datasets import load
+from ..data.datasets import load, locate
 from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
-from .files import read_json
+from ..simulation import HISTORY, LAYERS
+from .files import damaged, read_csv, read_json
+from .integrity import fault
+
+# What every summary has.
+SUMMARY = ("final", "personalized_parameters")
+SHOWN = ("method", "dataset", "alpha", "seed", "rounds")  # in a list of runs
 
 
 @dataclass(frozen=True)
@@ -44,29 +55,49 @@ class RunResult:
     @cached_property
     def config(self) -> ResolvedConfig:
         """The resolved configuration; settings that came after the run have their defaults."""
-        known = read_json(self.directory / "config.json")["config"]
-        later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
-        return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        path = self.directory / "config.json"
+        try:
+            known = read_json(path)["config"]
+            later = added_settings(METHODS[known["method"]]) if known["method"] in METHODS else {}
+            return ResolvedConfig(**(known | {"settings": later | known["settings"]}))
+        except (KeyError, TypeError) as error:
+            raise damaged(path) from error
+
+    @property
+    def diverged(self) -> dict[str, Any] | None:
+        """Of a run that diverged: `round`, `client` (None: not known) and `what`."""
+        return self.summary.get("diverged")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Final numbers, times and provenance."""
-        return read_json(self.directory / "summary.json")
+        path = self.directory / "summary.json"
+        summary = read_json(path)
+        if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
+            raise damaged(path)
+        return summary
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """Tidy: round, stage, scope, average, accuracy (percent), loss (nats)."""
-        return pd.read_csv(self.directory / "history.csv")
+        path = self.directory / "history.csv"
+        frame = read_csv(path, HISTORY)
+        # Cut between two lines it is a table still, but lacks what was tested last.
+        last = frame[(frame["round"] == self.config.rounds) & (frame["scope"] == "all")]
+        final = {(stage, kind) for stage, of in self.summary["final"].items() for kind in of}
+        if not final <= set(zip(last["stage"], last["average"], strict=True)):
+            raise damaged(path)
+        return frame
 
     @cached_property
     def layers(self) -> pd.DataFrame:
         """Tidy: round, layer, parameters, personalized."""
-        return pd.read_csv(self.directory / "layers.csv")
+        return read_csv(self.directory / "layers.csv", LAYERS)
 
     @cached_property
     def clients(self) -> pd.DataFrame:
         """One row a client after the last round."""
-        return pd.read_csv(self.directory / "clients.csv")
+        return read_csv(self.directory / "clients.csv", ("test_samples",))
 
     def accuracy(
         self,
@@ -75,7 +106,7 @@ class RunResult:
         average: str = "pooled",
         which: str = "last",
     ) -> float:
-        """One accuracy in percent.
+        """One accuracy in percent; NaN if the run diverged.
 
         Args:
             stage, scope, average: see `fedobp_lib.training.evaluation`.
@@ -85,6 +116,8 @@ class RunResult:
         Raises:
             UserError: it was not evaluated.
         """
+        if self.diverged:
+            return float("nan")
         rows = self.history.query("stage == @stage and scope == @scope and average == @average")
         if rows.empty:
             raise UserError(f"run {self.run_id} has no accuracy {stage}/{scope}/{average}")
@@ -106,48 +139,94 @@ def run_id(config: ResolvedConfig, data: ImageData) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-@lru_cache(maxsize=2)
 def load_data(name: str) -> ImageData:
-    """The data set, kept in memory for the next run on it."""
+    """The data set, kept in memory for the next run on it, as long as its file is the same."""
+    path = locate(name)
+    if path is None:
+        return _kept(name, ())
+    state = path.stat()
+    return _kept(name, (str(path.resolve()), state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=2)
+def _kept(name: str, file: tuple[str | int, ...]) -> ImageData:
+    # The file's place, time and size are there to tell a replaced file from the old one.
     return load(name)
 
 
 def is_finished(folder: Path) -> bool:
-    return (folder / "summary.json").is_file()
+    """Whether a run is there, with its files as they were written."""
+    return (folder / "summary.json").is_file() and fault(folder) is None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a run that was finished once; None: nothing, or it never was."""
+    return fault(folder) if (folder / "summary.json").is_file() else None
 
 
 def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
-    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies."""
-    home = Path(directory) if directory is not None else paths.runs_dir()
-    rows = []
-    for folder in sorted(home.glob("*/")) if home.is_dir() else []:
-        if not (folder / "config.json").is_file():
-            continue
-        config = read_json(folder / "config.json")["config"]
-        row = {"run_id": folder.name, "state": "partial"}
-        row |= {k: config[k] for k in ("method", "dataset", "alpha", "seed", "rounds")}
-        if is_finished(folder):
-            final = read_json(folder / "summary.json")["final"]
-            row["state"] = "done"
-            for stage, numbers in final.items():
-                row[stage] = numbers["pooled"]
-        rows.append(row)
-    columns = ["run_id", "state", "method", "dataset", "alpha", "seed", "rounds"]
-    frame = pd.DataFrame(rows, columns=[*columns, "before", "after"])
+    """One row a run folder: id, state, method, dataset, alpha, seed, rounds, accuracies.
+
+    The state is `done`, `partial`, `diverged`, `damaged` or, of a run made by a version of the kit
+    that computed other numbers, `version N`.
+    """
+    rows = [_row(RunResult(folder)) for folder in folders(directory)]
+    frame = pd.DataFrame(rows, columns=["run_id", "state", *SHOWN, "before", "after"])
+    # A damaged run may lack them; the others keep their look.
+    frame = frame.astype({"seed": "Int64", "rounds": "Int64"})
     return frame.sort_values(["dataset", "alpha", "method", "seed"], ignore_index=True)
 
 
+def _row(result: RunResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"run_id": result.run_id, "state": "damaged"}
+    try:
+        row |= {name: getattr(result.config, name) for name in SHOWN}
+        row["state"] = state(result.directory)
+        if row["state"] == "done":
+            final = result.summary["final"]
+            row |= {stage: numbers["pooled"] for stage, numbers in final.items()}
+        return row
+    except UserError:
+        return row
+
+
+def folders(directory: str | Path | None = None) -> list[Path]:
+    """The folders of all runs, finished or not."""
+    home = Path(directory) if directory is not None else paths.runs_dir()
+    found = sorted(home.glob("*/")) if home.is_dir() else []
+    marks = ("config.json", "summary.json")
+    return [f for f in found if ".bad" not in f.name and any((f / m).is_file() for m in marks)]
+
+
+def state(folder: Path) -> str:
+    """The state of a run folder; see `list_runs`."""
+    if not (folder / "summary.json").is_file():
+        return "partial"
+    if fault(folder):
+        return "damaged"
+    version = read_json(folder / "config.json").get("results_version", RESULTS_VERSION)
+    if version != RESULTS_VERSION:
+        return f"version {version}"
+    return "diverged" if RunResult(folder).diverged else "done"
+
+
 def find_run(run: str, directory: str | Path | None = None) -> RunResult:
-    """A finished run by its id or an unambiguous beginning of it.
+    """A finished run by its id, an unambiguous beginning of it, or the path of its folder.
 
     Raises:
         UserError: none or several match, or the run is unfinished.
     """
     home = Path(directory) if directory is not None else paths.runs_dir()
-    found = [f for f in sorted(home.glob(f"{run}*/")) if (f / "config.json").is_file()]
+    if (Path(run) / "summary.json").is_file():
+        return RunResult(Path(run).resolve())
+    # The path may be relative to the project, as it was printed.
+    found = [f for f in folders(home) if f.name.startswith(Path(run).name)]
     if len(found) != 1:
         many = "no run" if not found else f"{len(found)} runs"
         raise UserError(f"{many} in {paths.shown(home)} with an id that begins with {run!r}")
+    reason = damage(found[0])
+    if reason:
+        raise UserError(f"run {found[0].name} is damaged: {reason}")
     if not is_finished(found[0]):
         raise UserError(f"run {found[0].name} is not finished")
     return RunResult(found[0])

@@ -1,27 +1,24 @@
-"""Many runs: which are missing, and computing them, several as one batch where that pays."""
+"""Many runs: which are missing, and computing them, in one process or several."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from .. import paths
 from ..config import RunConfig
 from ..data.datasets import is_here
-from ..progress import progress_bar
-from ..simulation import Simulation
+from ..errors import SweepFailed, UserError
 from ..training.backends import choose_device
-from ..training.gpu import release
-from ..training.packing import run_packed
-from ..training.trainer import Backend
-from . import checkpoints
+from . import preemption
+from .computing import compute
+from .display import Display
 from .execution import run, tell_device
-from .packs import batch_of, fitting, in_parts, packs, shared_backend
-from .store import RunResult, is_finished, load_data, run_id
+from .packs import fitting, packs
+from .store import RunResult, damage, is_finished, load_data, run_id
+from .workers import Workers, default_workers
 
 
 def run_ids(configs: Iterable[RunConfig]) -> list[str]:
@@ -52,21 +49,45 @@ def finished(configs: Iterable[RunConfig]) -> list[RunResult]:
         if not is_here(resolved.dataset):
             continue
         name = run_id(resolved, load_data(resolved.dataset))
+        reason = damage(home / name)
+        if reason and name not in found:
+            _say(f"warning: run {name} is damaged and left out: {reason}")
         if is_finished(home / name):
             found.setdefault(name, RunResult(home / name))
     return list(found.values())
 
 
-def run_all(
+@dataclass(frozen=True)
+class Sweep:
+    """What became of a sweep's runs.
+
+    Attributes:
+        results: the finished runs, in the order of the configurations, each once; some may have
+            diverged.
+        failed: why runs failed, by their ids.
+        elsewhere: how many runs belong to other shards and are not finished.
+    """
+
+    results: list[RunResult]
+    failed: dict[str, str]
+    elsewhere: int = 0
+
+    @property
+    def diverged(self) -> list[RunResult]:
+        return [result for result in self.results if result.diverged]
+
+
+def sweep(
     configs: Sequence[RunConfig],
     device: str = "auto",
     progress: bool = True,
     pack: int | None = None,
-) -> list[RunResult]:
-    """The results of all runs, computing the missing ones under one progress bar.
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Sweep:
+    """Compute the missing ones of many runs under one progress bar; one that fails stops no other.
 
-    Finished runs survive an interruption; the same call continues. Where a GPU's memory does not
-    hold a pack, it is halved, and so are those like it that come later.
+    Finished runs survive an interruption; the same call continues.
 
     Args:
         configs: the runs.
@@ -76,81 +97,71 @@ def run_all(
         pack: how many runs are computed as one batch where they have data set, model and sizes
             in common; None: up to 16 by the free memory of a GPU, 1 on a CPU. Results are those
             of the runs alone, up to rounding.
+        workers: processes; 1: this one; None: one a GPU, or one for every eight cores.
+        shard: (I, N): only the I-th of N parts, counted from 1; the parts are disjoint and the
+            same whoever computes them.
 
     Raises:
-        torch.OutOfMemoryError: a single run does not fit.
+        Preempted: the process was asked to end (SIGTERM); checkpoints are written.
+        UserError: a configuration that cannot be run.
     """
-    configs = [config.resolved(device) for config in configs]
-    todo = missing(configs)
-    where = choose_device(device)
-    progress = progress and bool(todo)
-    if progress:
-        tell_device(where, ", ".join(dict.fromkeys(config.precision for config in todo)))
-    size = pack or (fitting(where) if where.type == "cuda" else 1)
-    waiting = packs(todo, size)
-    numbers = {id(config): number for number, config in enumerate(todo)}
-    done = [0] * len(todo)
-    with progress_bar(sum(config.resolved().rounds for config in todo), progress) as bar:
-
-        def on_round(simulation: Simulation, number: int) -> None:
-            done[number] = simulation.round
-            bar.update(sum(done) - bar.n)
-
-        while waiting:
-            group = waiting.pop(0)
-            begun = len(todo) - sum(map(len, waiting)) - len(group)
-            bar.set_description(f"run {begun + 1}/{len(todo)}: {_names(group)}")
-            works = [
-                partial(
-                    _run_one,
-                    config,
-                    device=device,
-                    on_round=partial(on_round, number=numbers[id(config)]),
-                    checkpoint_share=checkpoints.SHARE / len(group),  # the others wait
+    resolved = [config.resolved(device) for config in configs]
+    names = run_ids(resolved)
+    mine = _part_of(names, shard)
+    wanted = dict(zip(names, resolved, strict=True))
+    todo = {name: config for name, config in wanted.items() if _is_missing(name)}
+    elsewhere = [name for name in todo if name not in mine]
+    todo = {name: config for name, config in todo.items() if name in mine}
+    failed: dict[str, str] = {}
+    if todo:
+        where = choose_device(device)
+        if progress:
+            tell_device(where, ", ".join(dict.fromkeys(c.precision for c in todo.values())))
+        size = pack or (fitting(where) if where.type == "cuda" else 1)
+        with Display(todo, progress) as display, preemption.watching():
+            groups = packs(list(todo.values()), size)
+            count = min(workers or default_workers(where), len(groups))
+            if count > 1:
+                Workers(count, device if device != "auto" else where.type).compute(
+                    groups, display.tell
                 )
-                for config in group
-            ]
-            try:
-                _run_together(works, group[0], where)
-                continue
-            except torch.OutOfMemoryError:
-                if len(group) == 1:
-                    raise
-            # Out of the clause above, as the error holds what the pack had in memory.
-            half = -(-len(group) // 2)
-            waiting = _halved([group, *waiting], batch_of(group[0]), half)
-            release(where)
-            _say(f"{len(group)} runs at once do not fit into memory; now at most {half}")
-    return [run(config, device=device, progress=False) for config in configs]
+            else:
+                compute(groups, device, display.tell)
+            failed |= display.failed
+            for name in display.busy:
+                # Whoever computes it may fail, so this one waits for it and looks itself.
+                run(todo[name], device=device, progress=False)
+    home = paths.runs_dir()
+    results = [RunResult(home / name) for name in wanted if not _is_missing(name)]
+    return Sweep(results, failed, len(elsewhere))
 
 
-def _run_together(
-    works: Sequence[Callable[[str | Backend], RunResult]], first: RunConfig, device: torch.device
-) -> None:
-    if len(works) == 1:
-        works[0]("auto")
-    else:
-        run_packed(shared_backend(first, device), works)
-        release(device)
+def run_all(configs: Sequence[RunConfig], *arguments: Any, **options: Any) -> list[RunResult]:
+    """The results of all runs, in their order, computing the missing ones; see `sweep`.
+
+    Raises:
+        SweepFailed: runs failed; the others are finished.
+    """
+    configs = list(configs)
+    done = sweep(configs, *arguments, **options)
+    if done.failed:
+        raise SweepFailed(
+            "; ".join(f"run {name} failed: {why}" for name, why in done.failed.items())
+        )
+    found = {result.run_id: result for result in done.results}
+    device = options.get("device", arguments[0] if arguments else "auto")
+    return [found[name] for name in run_ids([config.resolved(device) for config in configs])]
 
 
-def _halved(groups: list[list[RunConfig]], kind: tuple, most: int) -> list[list[RunConfig]]:
-    """The groups; those of this kind in parts of at most so many runs."""
-    parts: list[list[RunConfig]] = []
-    for group in groups:
-        parts += in_parts(group, most) if batch_of(group[0]) == kind else [group]
-    return parts
+def _is_missing(name: str) -> bool:
+    return not is_finished(paths.runs_dir() / name)
 
 
-def _run_one(config: RunConfig, backend: str | Backend, **options: Any) -> RunResult:
-    return run(config, backend=backend, progress=False, **options)
-
-
-def _names(group: Sequence[RunConfig]) -> str:
-    methods = ", ".join(dict.fromkeys(config.method for config in group))
-    datasets = ", ".join(dict.fromkeys(config.dataset for config in group))
-    seeds = ", ".join(dict.fromkeys(str(config.seed) for config in group))
-    return f"{methods}, {datasets}, seed {seeds}"
+def _part_of(names: Iterable[str], shard: tuple[int, int]) -> set[str]:
+    number, count = shard
+    if not 1 <= number <= count:
+        raise UserError(f"shard {number}/{count}: there are shards 1/{count} to {count}/{count}")
+    return set(sorted(set(names))[number - 1 :: count])
 
 
 def _say(message: str) -> None:

@@ -59,6 +59,8 @@ class BatchedBackend:
         graphs: record steps as CUDA graphs; None: on a GPU.
     """
 
+    name = "batched"
+
     def __init__(
         self,
         model: ImageModel,

@@ -50,6 +50,8 @@ class LoopBackend:
         precision: `fp32` or `bf16` (autocast).
     """
 
+    name = "loop"
+
     def __init__(
         self,
         model: ImageModel,

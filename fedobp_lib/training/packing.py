@@ -78,6 +78,7 @@ class PackedBackend:
 
     def __init__(self, batcher: RequestBatcher, number: int) -> None:
         self.layout = batcher.backend.layout
+        self.name = batcher.backend.name
         self.heads = batcher.backend.heads  # small work, which every run does for itself
         self._batcher = batcher
         self._number = number

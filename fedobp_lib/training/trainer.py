@@ -81,6 +81,7 @@ class Learner(Protocol):
 class Backend(Learner, Protocol):
     """Computes for the clients of one or several federations that share images and model."""
 
+    name: str
     layout: ParameterLayout
 
     @property

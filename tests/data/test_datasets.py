@@ -378,6 +378,16 @@ def test_a_file_cut_short(kept):
     assert datasets.listing().set_index("name").loc["mnist", "here"] == "unreadable"
 
 
+def test_a_label_far_from_the_others_is_refused():
+    """A classifier of five million rows, for two classes, would take all memory."""
+    for top in (5_000_000, np.iinfo(np.uint64).max):
+        write("own", labels=np.array([0] * 7 + [top], dtype=np.uint64))
+        with pytest.raises(UserError, match=rf"own.npz: labels must count from 0.* is {top};"):
+            datasets.load("own")
+    write("own", labels=np.array([0] * 7 + [999]))  # some classes may lack images
+    assert datasets.load("own").classes == 1000
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         datasets.load("cifar-10")

@@ -94,6 +94,7 @@ def test_truncated_file_is_one_clear_line(tmp_path):
     ("change", "message"),
     [
         ({"train_indices": lambda a: a + 1000}, "made for another data set"),
+        ({"train_indices": lambda a: a - 3}, r"names sample -\d; samples are counted from 0"),
         ({"test_indices": lambda a: a * 0}, "more than once"),
         ({"train_offsets": lambda a: a[:-1]}, "do not span"),
         ({"test_offsets": lambda a: np.insert(a, 1, 0)}, "client 0 has no test samples"),
@@ -113,6 +114,7 @@ def test_partition_that_does_not_fit(change, message):
     [
         ({"alpha": 0}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": float("inf")}, "finite"),
         ({"clients": 100}, "fewer clients"),
         ({"test_share": 1.0}, "test_share"),
         ({"alpha": 1e-3, "clients": 25, "min_samples": 10}, "no Dirichlet"),

@@ -1,9 +1,14 @@
 """Tables and figures from finished runs."""
 
+import errno
+import os
+
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.drawn import overlaps
+from matplotlib import pyplot as plt
 
 from fedobp_lib import figures, grid, run_all
 from fedobp_lib.federation import make_partition
@@ -28,6 +33,41 @@ def test_figures_are_saved_alike_twice(results):
     assert set(written[0]) == {"curves.pdf", "curves.png", "curves.csv"}
     assert written[0] == written[1]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "curves.csv"), frame)
+
+
+def test_a_users_matplotlibrc_changes_no_figure(results):
+    frame = convergence_frame(results)
+
+    def drawn():
+        figures.save(figures.plot_convergence(frame), frame, "curves", "smoke")
+        return (figures_dir("smoke") / "curves.png").read_bytes()
+
+    wanted = drawn()
+    theirs = {
+        "text.usetex": True, "font.family": "serif", "font.size": 20, "lines.linestyle": ":",
+        "axes.facecolor": "black", "savefig.facecolor": "red", "savefig.transparent": True,
+    }  # fmt: skip
+    with matplotlib.rc_context(theirs):
+        assert drawn() == wanted
+        assert all(matplotlib.rcParams[k] in (v, [v]) for k, v in theirs.items())
+
+
+def test_a_figure_that_cannot_be_finished_leaves_the_old_one(monkeypatch):
+    frame = pd.DataFrame({"a": [1.0, 2.0]})
+    figures.save(plt.figure(), frame, "drawn", "smoke")
+    before = {p.name: p.read_bytes() for p in figures_dir("smoke").iterdir()}
+    monkeypatch.setattr(os, "fsync", lambda file: fail())
+
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for save in (
+        lambda: figures.save(plt.figure(), frame * 2, "drawn", "smoke"),
+        lambda: figures.save_table(frame * 2, "drawn", "smoke"),
+    ):
+        with pytest.raises(OSError):
+            save()
+        assert {p.name: p.read_bytes() for p in figures_dir("smoke").iterdir()} == before
 
 
 WHAT = {"dataset": "digits", "alpha": 0.1, "stage": "before", "scope": "cohort",

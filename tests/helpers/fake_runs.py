@@ -59,7 +59,11 @@ def fake_run(
         for number, row in enumerate(shares or [], 1)
         for layer, personal in row.items()
     ]
-    last = {"personalized_parameters": float(sum(shares[-1].values())) if shares else 0.0}
+    personal = float(sum(shares[-1].values())) if shares else 0.0
+    last = {"provenance": {}, "personalized_parameters": personal}
+    last["final"] = {"before": {"pooled": values[-1]}}
+    if tuned is not None:
+        last["final"]["after"] = {"pooled": tuned}
     run = folder / f"fake-{next(NUMBERS)}"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"config": asdict(resolved)}))
@@ -83,5 +87,5 @@ def make_runs(configs):
 
 
 def read(result, name):
-    with open(result.directory / f"{name}.csv") as file:
+    with open(result.directory / f"{name}.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))

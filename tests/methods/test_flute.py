@@ -1,5 +1,8 @@
 """FLUTE against a literal version, and what makes it FLUTE."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,16 +17,19 @@ from helpers.literal import (
     row_of,
     same,
     tiny_federation,
+    tiny_images,
     weights_of,
 )
 from helpers.literal import (
     models_before as before_training,
 )
 
+from fedobp_lib import RunConfig
 from fedobp_lib.data.clients import FINE_TUNE
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS, make_settings
 from fedobp_lib.methods.flute import simplex
+from fedobp_lib.simulation import simulate
 
 
 def neural_collapse(weight, present):
@@ -261,3 +267,13 @@ def test_bad_settings_are_refused():
     for name in ("nc_weight", "head_decay", "feature_decay", "server_lr", "body_epochs"):
         with pytest.raises(UserError, match=f"{name} must not be negative, got -1"):
             make_settings(METHODS["flute"], {name: -1})
+
+
+def test_data_of_a_single_class_have_a_loss():
+    assert torch.equal(simplex(torch.ones(2, 1, dtype=torch.bool)), torch.zeros(2, 1, 1))
+    one = replace(tiny_images(), labels=np.zeros(150, np.int64), classes=1)
+    config = RunConfig(method="flute", clients=4, participation=0.5, rounds=1, local_epochs=1)
+    simulation = simulate(config, one)
+    simulation.run(progress=False)
+    assert simulation.diverged is None
+    assert np.isfinite([row[-1] for row in simulation.history]).all()

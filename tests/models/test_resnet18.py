@@ -9,6 +9,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from fedobp_lib.cli import main
 from fedobp_lib.config import RunConfig
+from fedobp_lib.errors import UserError
 from fedobp_lib.models.networks import build_model
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.simulation import simulate
@@ -33,6 +34,19 @@ def played():
     simulation.method.finish = keep
     simulation.step()
     return simulation, uploads
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+def test_batches_of_one_are_refused(backend):
+    """Batch normalization divides by a deviation, and one sample has none."""
+    with pytest.raises(UserError, match="batch_size must be at least 2 for 'resnet18'"):
+        simulate(RunConfig(**(SMALL | {"batch_size": 1})), tiny_images(), backend=backend)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 2), (32, 32, 4), (1, 28, 28)])
+def test_images_of_other_channels_are_refused(shape):
+    with pytest.raises(UserError, match=f"1 or 3 channels, got {shape[2]}"):
+        build_model("resnet18", shape, 10, 0)
 
 
 def test_the_server_averages_running_statistics_like_parameters(played):

@@ -152,6 +152,7 @@ def test_the_command(results, capsys, tmp_path):
         ("--preset smoke", "run `fedobp reproduce --preset smoke`"),
         ("--preset smok", "did you mean 'smoke'"),
         ("--preset quick --output /proc/none/report.html", "cannot write"),
+        ("--preset quick --output ~nosuch/r.html", "no home folder for '~nosuch/r.html'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, message):
@@ -159,6 +160,24 @@ def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, message):
     assert main(["report", *arguments.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("accuracies.csv", 0),
+        ("comparison_tables_1_and_6.csv", 0),
+        ("comparison_tables_1_and_6.csv", 8),
+        ("quickstart_scores.png", 0),
+        ("quickstart_scores.png", 300),
+    ],
+)
+def test_a_damaged_file_is_named(results, capsys, name, kept):
+    path = figures_dir("smoke") / name
+    path.write_bytes(path.read_bytes()[:kept])
+    assert main(["report", "--preset", "smoke"]) == 2
+    error = capsys.readouterr().err
+    assert f"{path} cannot be read; delete it" in error and error.count("\n") == 1
 
 
 def test_figures_without_runs_still_make_a_page():

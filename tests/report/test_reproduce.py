@@ -1,7 +1,10 @@
 """`fedobp reproduce`: which runs and notebooks a table needs, the dry run, and stopping it."""
 
 import contextlib
+import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from fedobp_lib.data import datasets
 from fedobp_lib.errors import UserError
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paper.published import published_accuracy
-from fedobp_lib.paths import figures_dir, runs_dir
+from fedobp_lib.paths import VARIABLES, figures_dir, runs_dir
 from fedobp_lib.report.reproduce import _title, choose, reproduce
 from fedobp_lib.runs import estimate, execution
 from fedobp_lib.runs.store import load_data, run_id
@@ -171,8 +174,94 @@ def test_a_notebook_is_executed_again_only_where_something_has_changed(
     assert again() == 1 and again() == 0
 
 
+def foreign_kernel(folder, monkeypatch):
+    """A kernel of another program that calls itself `python3`, and is found first."""
+    place = folder / "jupyter" / "kernels" / "python3"
+    place.mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+
+
+def test_the_kernel_is_this_interpreter_and_has_the_folders_meant_here(
+    project, monkeypatch, tmp_path, capsys
+):
+    """Relative folders, from a subfolder; and another program's kernel of the same name."""
+    foreign_kernel(tmp_path, monkeypatch)
+    here = project / "sub folder"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    folders = {name: f"$my/{name.lower()}" for name in VARIABLES}
+    for name, folder in folders.items():
+        monkeypatch.setenv(name, folder)
+    notebook = project / "notebooks" / "02_counts.ipynb"
+    source = (
+        "import sys\nfrom fedobp_lib import paths\n"
+        "print(sys.executable, paths.runs_dir(), paths.data_dir(), "
+        "paths.figures_dir('x').parent, paths.executed_dir('x').parent, sep='|')\n"
+    )
+    cells = nbformat.read(notebook, as_version=4)
+    cells.cells[1].source = source + COUNTS
+    nbformat.write(cells, notebook)
+    command = "reproduce --preset smoke --only 02 --methods majority-class --rounds 1"
+    assert main(command.split()) == 0
+    names = ("FEDOBP_RUNS", "FEDOBP_DATA", "FEDOBP_FIGURES", "FEDOBP_EXECUTED")
+    wanted = "|".join([sys.executable, *(str(here / folders[name]) for name in names)])
+    executed = nbformat.read(here / folders["FEDOBP_EXECUTED"] / "smoke" / notebook.name, 4)
+    (output,) = executed.cells[-1].outputs
+    assert output.text == f"{wanted}\nneeds 1 lacks 0\n"
+    assert not (project / "executed").exists() and not (project / "$my").exists()
+
+
+@pytest.mark.parametrize("name", ["FEDOBP_EXECUTED", "FEDOBP_FIGURES"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_runs(
+    project, monkeypatch, tmp_path, capsys, name
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(name, str(tmp_path / "file"))
+    assert (
+        main(["reproduce", "--preset", "smoke", "--only", "02", "--methods", "majority-class"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert f"cannot write to {tmp_path / 'file' / 'smoke'}: " in error
+    assert error.count("\n") == 1 and not runs_dir().exists()
+
+
+def test_a_folder_with_accents_on_a_machine_without_utf_8(project, tmp_path):
+    """The whole chain; and braces, which papermill would fill in."""
+    home = tmp_path / "clé {x}"
+    shutil.copytree(project, home, symlinks=True)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    inside = {n: v for n, v in os.environ.items() if n not in VARIABLES}
+    for command in (
+        "reproduce --preset smoke --only 02 --methods majority-class --rounds 1",
+        "runs list",
+        "findings",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "fedobp_lib", *command.split()],
+            cwd=home, env=inside | plain, capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+    executed = home / "executed" / "smoke" / "02_counts.ipynb"
+    assert "needs 1 lacks 0" in executed.read_text(encoding="utf-8")
+
+
+def test_no_room_left_for_an_executed_notebook_is_one_line(project, monkeypatch, capsys):
+    def full(path, out, parameters):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedobp_lib.report.reproduce._execute", full)
+    command = "reproduce --preset smoke --only 02 --methods majority-class --rounds 1"
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fedobp: cannot write ") and error.endswith("No space left on device")
+    assert "02_counts.ipynb" in error
+
+
 def test_a_dry_run_computes_no_run_and_leaves_nothing(project, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(execution, "_compute", lambda *a: pytest.fail("a run was computed"))
+    monkeypatch.setattr(execution, "_take_rounds", lambda *a: pytest.fail("a run was computed"))
     monkeypatch.setattr(datasets, "fetch", lambda *a: pytest.fail("downloaded"))
     before = sorted(tmp_path.rglob("*"))
     arguments = "reproduce --preset smoke --table 6 --datasets digits mnist --methods fedavg fedobp"

@@ -36,6 +36,14 @@ def test_accuracy_table_is_mean_and_deviation_over_seeds(results):
     assert len(accuracies(results)) == 4 * 2 * 2
 
 
+def test_a_run_given_twice_is_no_second_seed(results):
+    once = accuracy_table(results)
+    pd.testing.assert_frame_equal(accuracy_table([*results, *results]), once)
+    named_twice = grid("smoke", methods=["fedavg"] * 2, seeds=[0, 0], rounds=3)
+    table = accuracy_table(run_all(named_twice))
+    assert (table["seeds"] == 1).all() and table["std"].isna().all()
+
+
 def test_published_numbers_stand_beside_ours(results):
     table = accuracy_table(results).assign(dataset="mnist")
     published = published_accuracy().query("dataset == 'mnist' and alpha == 0.1")

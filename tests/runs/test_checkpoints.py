@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from fedobp_lib import RunConfig, run
+from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.runs import checkpoints
 from fedobp_lib.runs.checkpoints import Checkpoint
 from fedobp_lib.simulation import Simulation
@@ -96,3 +96,10 @@ def test_a_checkpoint_of_another_run_changes_nothing(tmp_path, monkeypatch, caps
     again = run(RunConfig(**TINY))
     assert "starting over" in capsys.readouterr().err
     assert again.history.equals(whole.history)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "inf", "nan"])
+def test_a_time_that_is_none_is_told(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("FEDOBP_CHECKPOINT_SECONDS", text)
+    with pytest.raises(UserError, match="must be a number of seconds"):
+        Checkpoint(tmp_path / "checkpoint.pt")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -132,3 +133,9 @@ def test_two_processes_with_the_same_run_compute_it_once(tmp_path):
     finished = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert finished[0] == finished[1]
+
+
+def test_nothing_deprecated_is_used():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        assert run(tiny()).clients["train_samples"].sum() > 0

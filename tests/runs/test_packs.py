@@ -6,9 +6,10 @@ import torch
 from helpers.literal import tiny_images
 
 from fedobp_lib import RunConfig, grid, run, run_all
+from fedobp_lib.errors import SweepFailed
 from fedobp_lib.methods import METHODS
+from fedobp_lib.runs import computing
 from fedobp_lib.runs import packs as module
-from fedobp_lib.runs import sweeps
 from fedobp_lib.runs.packs import fitting, packs, run_bytes, shared_backend
 from fedobp_lib.simulation import Simulation, simulate
 
@@ -91,7 +92,7 @@ class Full:
 def full(monkeypatch, rows):
     asked = []
     monkeypatch.setattr(
-        sweeps, "shared_backend", lambda config, device: Full(config, device, asked, rows)
+        computing, "shared_backend", lambda config, device: Full(config, device, asked, rows)
     )
     return asked
 
@@ -151,7 +152,7 @@ def test_a_single_run_that_does_not_fit_says_so(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("fedobp_lib.training.loop.LoopBackend.fit", fit)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(SweepFailed, match=r"does not fit into memory: CUDA.*does not fit"):
         run_all([small(0), small(1)], progress=False, pack=2)
 
 

@@ -14,7 +14,7 @@ from fedobp_lib.data.partition import Partition
 from fedobp_lib.methods import METHODS
 from fedobp_lib.models.networks import build_model
 from fedobp_lib.models.parameters import ParameterLayout
-from fedobp_lib.runs.sweeps import packs, shared_backend
+from fedobp_lib.runs.packs import packs, shared_backend
 from fedobp_lib.simulation import simulate
 from fedobp_lib.training.backends import make_backend
 from fedobp_lib.training.batched import KEPT_MEMORIES, BatchedBackend
