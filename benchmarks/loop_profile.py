@@ -1,4 +1,4 @@
-"""Where a step of the loop back-end spends its time: one client on one core, operation by operation.
+"""Where a step of the loop back-end spends its time: one client, one core, by operation.
 
     python benchmarks/loop_profile.py > benchmarks/loop_profile.csv
 
