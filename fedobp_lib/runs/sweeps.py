@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .. import paths
 from ..config import RunConfig
 from ..data.datasets import is_here
 from ..errors import SweepFailed, UserError
+from ..methods import METHODS
 from ..training.backends import choose_device
 from . import preemption
 from .computing import compute
@@ -97,7 +100,8 @@ def sweep(
         pack: how many runs are computed as one batch where they have data set, model and sizes
             in common; None: up to 16 by the free memory of a GPU, 1 on a CPU. Results are those
             of the runs alone, up to rounding.
-        workers: processes; 1: this one; None: one a GPU, or one for every eight cores.
+        workers: processes; 1: this one; None: one a GPU, or one for every eight cores, but this
+            one for methods that are not the kit's, as other processes do not know them.
         shard: (I, N): only the I-th of N parts, counted from 1; the parts are disjoint and the
             same whoever computes them.
 
@@ -105,6 +109,9 @@ def sweep(
         Preempted: the process was asked to end (SIGTERM); checkpoints are written.
         UserError: a configuration that cannot be run.
     """
+    for name, number in (("workers", workers), ("pack", pack)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} must be at least 1, got {number}")
     resolved = [config.resolved(device) for config in configs]
     names = run_ids(resolved)
     mine = _part_of(names, shard)
@@ -120,7 +127,7 @@ def sweep(
         size = pack or (fitting(where) if where.type == "cuda" else 1)
         with Display(todo, progress) as display, preemption.watching():
             groups = packs(list(todo.values()), size)
-            count = min(workers or default_workers(where), len(groups))
+            count = min(workers or _workers(todo.values(), where), len(groups))
             if count > 1:
                 Workers(count, device if device != "auto" else where.type).compute(
                     groups, display.tell
@@ -151,6 +158,13 @@ def run_all(configs: Sequence[RunConfig], *arguments: Any, **options: Any) -> li
     found = {result.run_id: result for result in done.results}
     device = options.get("device", arguments[0] if arguments else "auto")
     return [found[name] for name in run_ids([config.resolved(device) for config in configs])]
+
+
+def _workers(configs: Iterable[RunConfig], device: torch.device) -> int:
+    kit = __name__.partition(".")[0]
+    modules = [METHODS[config.method].__module__ for config in configs]
+    own = all(module.partition(".")[0] == kit for module in modules)
+    return default_workers(device) if own else 1
 
 
 def _is_missing(name: str) -> bool:

@@ -12,6 +12,7 @@ import torch
 from fedobp_lib import RunConfig, UserError, run_all, sweep
 from fedobp_lib.cli import main
 from fedobp_lib.errors import PREEMPTED, SweepFailed
+from fedobp_lib.methods import METHODS
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.runs import computing, workers
 from fedobp_lib.runs.computing import LOG
@@ -211,3 +212,20 @@ def test_there_is_one_worker_on_a_small_machine(monkeypatch):
     for cores, count in ((1, 1), (2, 1), (8, 1), (16, 2), (64, 8)):
         monkeypatch.setattr(workers.os, "cpu_count", lambda cores=cores: cores)
         assert workers.default_workers(torch.device("cpu")) == count
+
+
+def test_a_method_that_only_this_process_knows_is_computed_here(monkeypatch):
+    class Mine(METHODS["fedavg"]):
+        pass
+
+    Mine.__module__ = "__main__"
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    monkeypatch.setattr("fedobp_lib.runs.sweeps.default_workers", lambda device: 2)
+    runs = [RunConfig(**TINY, rounds=1, method="mine", seed=seed) for seed in (0, 1)]
+    assert len(sweep(runs, progress=False).results) == 2
+
+
+@pytest.mark.parametrize("option", ["--workers=0", "--pack=0", "--workers=-1"])
+def test_a_number_that_is_none_is_told(option, capsys):
+    assert main([*COMMAND[3:], "--rounds", "1", option]) == 2
+    assert "must be at least 1" in capsys.readouterr().err
