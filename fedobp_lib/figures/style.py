@@ -65,16 +65,23 @@ def styled(**changes: Any) -> AbstractContextManager[None]:
     return plt.style.context(["default", values])
 
 
-def save(figure: Figure, frame: pd.DataFrame, name: str, preset: str) -> Path:
+def save(
+    figure: Figure, frame: pd.DataFrame, name: str, preset: str, foot: str = LOGGED_BY
+) -> Path:
     """Write NAME.pdf, NAME.png and NAME.csv into `figures/PRESET/`; returns that folder.
 
-    Figures of the authors' logs say so at their foot.
+    Args:
+        figure: what is shown.
+        frame: its numbers.
+        name: of the files.
+        preset: of the folder.
+        foot: where the numbers are from; stands under the figures beside the authors' logs.
     """
     folder = paths.figures_dir(preset)
     folder.mkdir(parents=True, exist_ok=True)
     if preset == FOLDER:
         figure.text(
-            1, -0.005, LOGGED_BY, ha="right", va="top", fontsize=7, style="italic", color="#555555"
+            1, -0.005, foot, ha="right", va="top", fontsize=7, style="italic", color="#555555"
         )
     with styled():
         pdf, png = BytesIO(), BytesIO()
