@@ -12,12 +12,13 @@ from .layers import plot_layers, plot_variant_layers
 from .partitions import plot_partition
 from .ranks import plot_ranks
 from .scores import nines, plot_quantile_curves
-from .style import NORMALIZATION_STYLE, method_style, save, save_table
+from .style import NORMALIZATION_STYLE, PRINTED, method_style, save, save_table
 from .workflow import plot_workflow
 
 __all__ = [
     "MANY",
     "NORMALIZATION_STYLE",
+    "PRINTED",
     "method_style",
     "nines",
     "plot_accuracy",

@@ -23,6 +23,7 @@ from ..results.logged import FOLDER
 from ..runs.files import write, write_csv
 
 LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0.7"
+PRINTED = "numbers printed in the paper's Tables 1 and 6"
 HIGHLIGHT = "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 
 from fedobp_lib import figures, grid, run_all
 from fedobp_lib.federation import make_partition
+from fedobp_lib.figures import style
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paths import figures_dir
 from fedobp_lib.results.convergence import convergence_frame
@@ -163,3 +164,11 @@ def test_three_sources_are_marked_apart(results):
         text.get_text() for legend in figures.plot_accuracy(table, "logged").legends
         for text in legend.get_texts()
     ]  # fmt: skip
+
+
+def test_the_foot_says_where_the_numbers_are_from():
+    """Printed numbers beside the authors' logs are not called logged."""
+    for foot in (None, figures.PRINTED):
+        figure = plt.figure()
+        figures.save(figure, pd.DataFrame({"a": [1]}), "x", "authors", *([foot] if foot else []))
+        assert [text.get_text() for text in figure.texts] == [foot or style.LOGGED_BY]
