@@ -1,9 +1,9 @@
 """How long runs will take, judged from rounds that this machine has computed.
 
-A round's time is that of finished runs of the same method, data set, model and sizes on the same
-device; else of other methods' runs; else of a round that is computed now, in memory, or the mean
-of such rounds of other methods. Runs that are packed on a GPU share their time, so there the sum
-is an upper bound.
+What a sample costs is taken from finished runs of the same method, data set, model and sizes on
+the same device; else from other methods' runs; else from rounds of a few clients that are computed
+now, in memory, or from such rounds of other methods. How many samples a run sees is known before
+(`workload.py`). Runs that are packed on a GPU share their time, so there the sum is an upper bound.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..terminal import aligned, folded
 from ..training.backends import choose_device
 from .provenance import provenance
 from .store import RunResult, is_finished, load_data, run_id
+from .workload import Workload, Workloads, round_work
 
 SIZES = ("dataset", "model", "clients", "participation", "local_epochs", "batch_size",
          "precision", "test_share")  # fmt: skip
@@ -43,28 +44,36 @@ MEASURED_OTHER = "rounds of other methods, measured now"
 # After so long, methods that are not measured yet are judged by those that are.
 MEASURE_SECONDS = 30.0
 
-Known = dict[tuple[Any, ...], dict[str, list[float]]]
+Known = dict[tuple[Any, ...], dict[str, list["Rate"]]]
 
 
 @dataclass(frozen=True)
-class Round:
-    """Times of one round with one cohort.
+class Rate:
+    """What a sample costs.
 
     Attributes:
-        train: seconds to merge, train and average.
-        test: seconds to test each client of the cohort once.
+        train: seconds of a round for each sample of `Workload.train`.
+        test: seconds for each of `Workload.test`.
     """
 
     train: float
     test: float
 
-    def seconds(self, config: ResolvedConfig) -> float:
-        """Time of a whole run; all clients are tested, and fine-tuned, cohort by cohort."""
-        cohorts = config.clients / config.cohort_size
-        tests = math.ceil(config.rounds / config.eval_every)
-        tuned = {"final": 1, "always": tests, "never": 0}[config.eval_after]
-        everyone = tests * self.test + tuned * (self.train + self.test)
-        return config.rounds * (self.train + 2 * self.test) + cohorts * everyone
+    def seconds(self, work: Workload) -> float:
+        """Time of a whole run."""
+        return self.train * (work.train + work.tuned) + self.test * work.test
+
+    @classmethod
+    def of(cls, result: RunResult, work: Workload) -> Rate:
+        """That of a finished run."""
+        rounds = result.summary["seconds_per_round"] * result.config.rounds
+        train = rounds / work.train
+        tests = result.summary["seconds_evaluation"] - train * work.tuned
+        return cls(train, max(tests, 0.0) / work.test)
+
+    @classmethod
+    def mean(cls, rates: Sequence[Rate]) -> Rate:
+        return cls(mean(rate.train for rate in rates), mean(rate.test for rate in rates))
 
 
 def forecast(configs: Sequence[RunConfig], device: str = "auto") -> pd.DataFrame:
@@ -82,11 +91,10 @@ def forecast(configs: Sequence[RunConfig], device: str = "auto") -> pd.DataFrame
         UserError: unknown data set or device.
     """
     where = choose_device(device)
-    known = finished_rounds(where)
-    measure = _Measure(where)
+    judge = _Judge(where)
     rows = []
     for config in (config.resolved() for config in configs):
-        seconds, basis = _seconds(config, known, measure)
+        seconds, basis = judge(config)
         rows.append(
             {
                 "dataset": config.dataset, "model": config.model, "alpha": config.alpha,
@@ -98,8 +106,13 @@ def forecast(configs: Sequence[RunConfig], device: str = "auto") -> pd.DataFrame
     return pd.DataFrame(rows, columns=columns)
 
 
-def finished_rounds(device: torch.device) -> Known:
-    """Seconds a round of the finished runs of a device, evaluation included, by size and method."""
+def finished_rates(device: torch.device, work_of: Workloads) -> Known:
+    """What samples cost in the finished runs of a device, by size and method.
+
+    Args:
+        device: of the runs.
+        work_of: counts the samples.
+    """
     here = provenance(device)
     known: Known = {}
     for folder in sorted(paths.runs_dir().glob("*/")):
@@ -107,23 +120,38 @@ def finished_rounds(device: torch.device) -> Known:
             continue
         result = RunResult(folder)
         made = result.summary["provenance"]
-        if all(made[key] == here[key] for key in ("device", "threads")):
-            seconds = result.summary["seconds_total"] / result.config.rounds
+        alike = all(made[key] == here[key] for key in ("device", "threads"))
+        if alike and not result.diverged and is_here(result.config.dataset):
             methods = known.setdefault(_sizes(result.config), {})
-            methods.setdefault(result.config.method, []).append(seconds)
+            rate = Rate.of(result, work_of(result.config))
+            methods.setdefault(result.config.method, []).append(rate)
     return known
 
 
-def measure_round(config: ResolvedConfig, device: torch.device) -> Round:
-    """Times of a round of a run on its data, in memory."""
-    # One epoch after a first round that warms up; random weights take as long as pretrained ones.
-    short = replace(config, local_epochs=1, pretrained=False, rounds=3, eval_every=3)
-    simulation = simulate(short, load_data(config.dataset), device)
-    simulation.step()
-    before = dict(simulation.seconds)
-    simulation.step()
-    train, test = (simulation.seconds[key] - before[key] for key in ("rounds", "evaluation"))
-    return Round(config.local_epochs * train, test / 2)
+def measure(config: ResolvedConfig, device: torch.device) -> Rate:
+    """What a sample costs in a run, from a few rounds in memory.
+
+    On a CPU they are of one client for each thread.
+    """
+    data, threads = load_data(config.dataset), _threads(device)
+    few = min(1.0, threads / config.clients) if threads else config.participation
+    # Random weights take as long as pretrained ones; nothing but cohorts is tested.
+    short = replace(
+        config, participation=few, local_epochs=1, pretrained=False, rounds=4, eval_every=4
+    )
+    simulation = simulate(short, data, device)
+    simulation.step()  # warms up
+    costs, tests = [], []
+    for epochs in (2, 3):  # with a single one, a method may leave something out
+        simulation.trainer.settings = replace(simulation.trainer.settings, epochs=epochs)
+        before = dict(simulation.seconds)
+        simulation.step()
+        train, test = (simulation.seconds[key] - before[key] for key in ("rounds", "evaluation"))
+        work = round_work(short, simulation.data.partition, simulation.round, threads)
+        costs.append(train / work.train)
+        tests.append(test / work.test)
+    epoch = max(costs[1] - costs[0], 0.0)
+    return Rate(max(costs[0] + (config.local_epochs - 2) * epoch, 0.0), min(tests))
 
 
 def forecast_text(frame: pd.DataFrame) -> str:
@@ -163,38 +191,44 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def _seconds(config: ResolvedConfig, known: Known, measure: _Measure) -> tuple[float, str]:
-    if not is_here(config.dataset):
-        return math.nan, NOT_HERE
-    name = run_id(config, load_data(config.dataset))
-    if is_finished(paths.runs_dir() / name):
-        return 0.0, FINISHED
-    methods = known.get(_sizes(config), {})
-    if config.method in methods:
-        return config.rounds * mean(methods[config.method]), SAME_METHOD
-    others = [s for method, all_ in methods.items() if method != UNTRAINED for s in all_]
-    if others:
-        return config.rounds * mean(others), OTHER_METHODS
-    return measure(config)
+def _threads(device: torch.device) -> int | None:
+    return torch.get_num_threads() if device.type == "cpu" else None
 
 
-class _Measure:
-    """Measures a round of each method and size once, as long as there is time for it."""
+class _Judge:
+    """Says how long runs take. Measures each method and size once, as long as there is time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.rounds: dict[tuple[Any, ...], dict[str, Round]] = {}
+        self.work_of = Workloads(_threads(device))
+        self.known = finished_rates(device, self.work_of)
+        self.measured: dict[tuple[Any, ...], dict[str, Rate]] = {}
         self.deadline = time.monotonic() + MEASURE_SECONDS
 
     def __call__(self, config: ResolvedConfig) -> tuple[float, str]:
         """Seconds of a run, and what they are judged by."""
-        known = self.rounds.setdefault(_sizes(config), {})
-        if config.method not in known and (not known or time.monotonic() < self.deadline):
-            known[config.method] = measure_round(config, self.device)
-        if config.method in known:
-            return known[config.method].seconds(config), MEASURED
-        others = [r.seconds(config) for name, r in known.items() if name != UNTRAINED]
-        return mean(others or [r.seconds(config) for r in known.values()]), MEASURED_OTHER
+        if not is_here(config.dataset):
+            return math.nan, NOT_HERE
+        name = run_id(config, load_data(config.dataset))
+        if is_finished(paths.runs_dir() / name):
+            return 0.0, FINISHED
+        rate, basis = self._rate(config)
+        return rate.seconds(self.work_of(config)), basis
+
+    def _rate(self, config: ResolvedConfig) -> tuple[Rate, str]:
+        finished = self.known.get(_sizes(config), {})
+        if config.method in finished:
+            return Rate.mean(finished[config.method]), SAME_METHOD
+        others = [r for method, all_ in finished.items() if method != UNTRAINED for r in all_]
+        if others:
+            return Rate.mean(others), OTHER_METHODS
+        measured = self.measured.setdefault(_sizes(config), {})
+        if config.method not in measured and (not measured or time.monotonic() < self.deadline):
+            measured[config.method] = measure(config, self.device)
+        if config.method in measured:
+            return measured[config.method], MEASURED
+        others = [rate for method, rate in measured.items() if method != UNTRAINED]
+        return Rate.mean(others or list(measured.values())), MEASURED_OTHER
 
 
 def _sizes(config: ResolvedConfig) -> tuple[Any, ...]:

@@ -1,7 +1,5 @@
 """How long runs will take."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from helpers.fake_runs import fake_run
@@ -9,42 +7,79 @@ from helpers.fake_runs import fake_run
 from fedobp_lib.config import RunConfig
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.runs import estimate
+from fedobp_lib.runs.estimate import Rate
 from fedobp_lib.runs.provenance import provenance
+from fedobp_lib.runs.workload import Workloads, span
+from fedobp_lib.simulation import Simulation
+from fedobp_lib.training.trainer import Trainer
+
+WORK = Workloads(torch.get_num_threads())
 
 
-def finished(method, seconds, device="this", **fields):
+def finished(method, rate, device="this", **fields):
+    """A finished run in which samples cost so much."""
     made = provenance(torch.device("cpu"))
     if device != "this":
         made["device"] = device
-    told = {"seconds_total": seconds, "provenance": made}
+    config = RunConfig(method=method, **{"rounds": 4, **fields}).resolved()
+    work = WORK(config)
+    told = {
+        "seconds_per_round": rate.train * work.train / config.rounds,
+        "seconds_evaluation": rate.train * work.tuned + rate.test * work.test,
+        "provenance": made,
+    }
     fake_run(runs_dir(), summary=told, method=method, **{"rounds": 4, **fields})
 
 
-def test_an_estimate_is_the_mean_time_of_finished_rounds(monkeypatch):
-    monkeypatch.setattr(estimate, "measure_round", lambda *a: pytest.fail("measured"))
-    finished("fedobp", 8.0)  # 2 s a round
-    finished("fedobp", 12.0, alpha=0.5)  # 3 s a round
-    finished("fedobp", 4000.0, device="another machine")
-    finished("fedobp", 4000.0, clients=40)  # another size
-    finished("majority-class", 0.04)
-    finished("fedper", 14.0)  # 3.5 s a round
+def test_an_estimate_is_made_of_what_samples_cost_in_finished_runs(monkeypatch):
+    monkeypatch.setattr(estimate, "measure", lambda *a: pytest.fail("measured"))
+    finished("fedobp", Rate(2e-3, 1e-4))
+    finished("fedobp", Rate(4e-3, 3e-4), alpha=0.5, rounds=2)
+    finished("fedobp", Rate(1.0, 1.0), device="another machine")
+    finished("fedobp", Rate(1.0, 1.0), clients=40)  # another size
+    finished("majority-class", Rate(1e-6, 1e-6))
+    finished("fedper", Rate(9e-3, 2e-4))
     wanted = [RunConfig(method=m, rounds=10) for m in ("fedobp", "majority-class", "fedavg")]
     frame = estimate.forecast(wanted, "cpu")
-    # FedAvg by the three runs of methods that train: (2 + 3 + 3.5) / 3.
-    assert frame["seconds"].tolist() == pytest.approx([25.0, 0.1, 10 * 8.5 / 3])
+    work = WORK(wanted[0].resolved())
+    # FedAvg by the three runs of methods that train.
+    rates = [Rate(3e-3, 2e-4), Rate(1e-6, 1e-6), Rate(5e-3, 2e-4)]
+    assert frame["seconds"].tolist() == pytest.approx([rate.seconds(work) for rate in rates])
     assert frame["basis"].tolist() == [estimate.SAME_METHOD] * 2 + [estimate.OTHER_METHODS]
-    text = estimate.forecast_text(frame)
-    assert "3 runs, one after another: about 53 s" in text
+    assert "3 runs, one after another: about" in estimate.forecast_text(frame)
 
 
-def test_a_measured_round_is_extended_to_the_run():
-    measured = estimate.Round(train=1.0, test=0.25)
-    config = RunConfig(clients=10, participation=0.2, rounds=6, eval_every=3).resolved()
-    # Six rounds of training and two tests; all clients are five cohorts: tested twice, and
-    # once more after fine-tuning.
-    assert measured.seconds(config) == 6 * (1 + 0.5) + 5 * (2 * 0.25 + 1 + 0.25)
-    never = replace(config, eval_after="never")
-    assert measured.seconds(never) == 6 * 1.5 + 5 * 0.5
+def test_two_finished_rounds_tell_how_long_many_take():
+    """With clients of very different sizes, and a last test that takes longer than the rounds."""
+    rate = Rate(1e-3, 5e-4)
+    finished("fedobp", rate, rounds=2)
+    long = RunConfig(method="fedobp", rounds=300, eval_after="never")
+    frame = estimate.forecast([long], "cpu")
+    assert frame["seconds"].item() == pytest.approx(rate.seconds(WORK(long.resolved())))
+
+
+def test_diverged_runs_say_nothing():
+    finished("fedobp", Rate(1e-3, 1e-4))
+    made = {"provenance": provenance(torch.device("cpu")), "seconds_per_round": 99.0}
+    stopped = {"diverged": {"round": 1, "client": 0, "what": "nan"}, "seconds_evaluation": 0.0}
+    fake_run(runs_dir(), summary=made | stopped, method="fedobp", rounds=9)
+    known = estimate.finished_rates(torch.device("cpu"), WORK)
+    assert [len(methods["fedobp"]) for methods in known.values()] == [1]
+
+
+def test_a_measurement_tells_the_work_of_epochs_from_that_of_rounds(monkeypatch):
+    """On a clock that only training moves, for each sample by three and by one more an epoch."""
+    clock, fit = [0.0], Trainer.fit
+    monkeypatch.setattr(Simulation, "_clock", lambda self: clock[0])
+
+    def timed(self, task, clients, *arguments, **changes):
+        clock[0] += span(map(self.data.samples, clients), WORK.threads) * (3 + self.settings.epochs)
+        return fit(self, task, clients, *arguments, **changes)
+
+    monkeypatch.setattr(Trainer, "fit", timed)
+    for epochs in (1, 7):
+        config = RunConfig(method="fedavg", local_epochs=epochs).resolved()
+        assert estimate.measure(config, torch.device("cpu")) == Rate(3 + epochs, 0.0)
 
 
 def test_methods_are_measured_while_there_is_time(monkeypatch):
@@ -52,9 +87,9 @@ def test_methods_are_measured_while_there_is_time(monkeypatch):
 
     def measure(config, device):
         asked.append(config.method)
-        return estimate.Round({"fedavg": 1.0, "fedobp": 2.0}.get(config.method, 9.0), 0.0)
+        return Rate({"fedavg": 1.0, "fedobp": 2.0}.get(config.method, 9.0), 0.0)
 
-    monkeypatch.setattr(estimate, "measure_round", measure)
+    monkeypatch.setattr(estimate, "measure", measure)
     methods = ["majority-class", "fedavg", "fedobp", "fedavg", "fedper"]
     configs = [RunConfig(method=m, eval_after="never") for m in methods]
     assert (estimate.forecast(configs, "cpu")["basis"] == estimate.MEASURED).all()
@@ -62,7 +97,7 @@ def test_methods_are_measured_while_there_is_time(monkeypatch):
     asked.clear()
     monkeypatch.setattr(estimate, "MEASURE_SECONDS", -1.0)
     frame = estimate.forecast(configs[1:], "cpu")
-    assert asked == ["fedavg"] and frame["seconds"].tolist() == [40.0] * 4
+    assert asked == ["fedavg"] and frame["seconds"].nunique() == 1
     others = [estimate.MEASURED_OTHER if m != "fedavg" else estimate.MEASURED for m in methods[1:]]
     assert frame["basis"].tolist() == others
 
@@ -73,16 +108,17 @@ def test_a_method_that_is_not_measured_is_judged_by_the_mean_of_those_that_are(m
 
     def measure(config, device):
         asked.append(config.method)
-        return estimate.Round(seconds[config.method], 0.0)
+        return Rate(seconds[config.method], 0.0)
 
-    monkeypatch.setattr(estimate, "measure_round", measure)
+    monkeypatch.setattr(estimate, "measure", measure)
     # Each measurement takes a third of the time that there is for all.
     monkeypatch.setattr(
         estimate.time, "monotonic", lambda: len(asked) * estimate.MEASURE_SECONDS / 3
     )
     configs = [RunConfig(method=m, eval_after="never") for m in (*seconds, "fedper")]
     frame = estimate.forecast(configs, "cpu")
-    assert frame["seconds"].tolist() == pytest.approx([0.4, 40, 80, 60])
+    work = WORK(configs[0].resolved()).train
+    assert (frame["seconds"] / work).tolist() == pytest.approx([0.01, 1, 2, 1.5])
     assert frame["basis"].tolist() == [estimate.MEASURED] * 3 + [estimate.MEASURED_OTHER]
 
 
