@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from . import forks
 from .config import ResolvedConfig, RunConfig
 from .data.clients import FINE_TUNE, sample_cohort
 from .data.images import ImageData
@@ -90,6 +91,7 @@ class Simulation:
                 self.step()
                 shown.update()
 
+    @forks.computing()
     def step(self) -> None:
         """Run one communication round, with its evaluations; one that diverges is the last."""
         self.round += 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import forks
 from ..errors import unknown
 from .registry import DATASETS
+
+_COPYING = forks.lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,10 @@ class ImageData:
     classes: int
     fingerprint: str
     _copies: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    _copying: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Images and labels on a device; sent there once, however many runs use them."""
-        with self._copying:
+        with _COPYING:
             if str(device) not in self._copies:
                 images, labels = (
                     torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable
 from http.client import HTTPException
 from pickle import UnpicklingError
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import forks
 from ..errors import UserError, unknown
 
 # No network, a download cut off or with a wrong checksum, a file that was torn.
@@ -114,7 +114,7 @@ class ResNet18(ImageModel):
         return x.mean((2, 3))
 
 
-_RANDOM_STATE = threading.Lock()
+_RANDOM_STATE = forks.lock()
 
 MODELS: dict[str, Callable[..., ImageModel]] = {"avgcnn": AvgCNN, "resnet18": ResNet18}
 

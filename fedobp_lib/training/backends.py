@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from .. import forks
 from ..errors import UserError, unknown
 from ..models.networks import ImageModel
 from ..models.parameters import ParameterLayout
@@ -24,8 +25,15 @@ def choose_device(name: str = "auto") -> torch.device:
     Where `auto` takes the CPU although a GPU's driver is there, a warning says why.
 
     Raises:
-        UserError: a GPU was asked for where none is, or the name is no device.
+        UserError: a GPU was asked for where none is, or the name is no device; or this process was
+            forked in a way that it cannot compute.
     """
+    device = _device(name)
+    forks.check(device)
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         gpu.warn_if_unusable()
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
