@@ -183,17 +183,11 @@ class Simulation:
         """Continue from `state`, whose tensors may be on any device.
 
         Raises:
-            KeyError, ValueError: it is of another run; nothing is changed.
+            KeyError, TypeError, ValueError: it is not whole, or of another run; nothing is changed.
         """
-        method, kept = self.method.state, state["method"]
-        if kept.keys() != method.keys() or not {"round", "history", "layers", "seconds"} <= set(
-            state
-        ):
-            raise KeyError("the state is of another method")
-        if any(tensor.shape != method[name].shape for name, tensor in kept.items()):
-            raise ValueError("the state is of a run of another size")
-        for name, tensor in kept.items():
-            method[name].copy_(tensor)
+        _require_fitting(state, self.state(), self.config.rounds)
+        for name, tensor in state["method"].items():
+            self.method.state[name].copy_(tensor)
         self.round = self.method.round = state["round"]
         self.history = state["history"]
         self.layers = state["layers"]
@@ -217,6 +211,25 @@ class Simulation:
         for stage, scores in self.final.items():
             frame[f"accuracy_{stage}"] = scores.accuracy.numpy()
         return frame
+
+
+def _require_fitting(state: dict[str, Any], own: dict[str, Any], rounds: int) -> None:
+    """Raise where a kept state cannot take the place of a simulation's own."""
+    if type(state["round"]) is not int or not 0 < state["round"] < rounds:
+        raise ValueError("the state is of no round in between")
+    for name, columns in (("history", HISTORY), ("layers", LAYERS)):
+        rows = state[name]
+        if rows[-1][0] != state["round"] or any(len(row) != len(columns) for row in rows):
+            raise ValueError(f"the state lacks a part of its {name}")
+    for name in ("method", "seconds"):
+        if state[name].keys() != own[name].keys():
+            raise KeyError(f"the state has another {name}")
+    if any(type(seconds) is not float for seconds in state["seconds"].values()):
+        raise TypeError("the state has times that are no numbers")
+    for name, tensor in own["method"].items():
+        kept = state["method"][name]
+        if (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"the state has another {name}")
 
 
 class _Diverged(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ class Checkpoint:
         if not self.path.is_file():
             return
         try:
+            _require_whole(self.path)
             # Read piece by piece into the tensors that are there: a GPU may not hold them twice.
             state = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
             simulation.load_state(state)
@@ -76,6 +78,14 @@ class Checkpoint:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _require_whole(path: Path) -> None:
+    """PyTorch writes a checksum of each part of its archive, and does not look at it in reading."""
+    with zipfile.ZipFile(path) as archive:
+        part = archive.testzip()
+    if part is not None:
+        raise ValueError(f"{part} is not as it was written")
 
 
 def _seconds() -> float:
