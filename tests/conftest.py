@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from helpers.disks import Disks
 from helpers.trainers import make_trainer
 from hypothesis import settings
 
@@ -26,6 +27,14 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDOBP_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("FEDOBP_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("FEDOBP_EXECUTED", raising=False)
+
+
+@pytest.fixture
+def disks():
+    """Small and read-only file systems; the test is left out where none can be mounted."""
+    mounted = Disks()
+    yield mounted
+    mounted.close()
 
 
 @pytest.fixture

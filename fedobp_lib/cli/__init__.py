@@ -14,7 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 (SIGTERM), 130 (Ctrl-C)."""
     try:
         options = build_parser().parse_args(arguments)
-        return options.action(options) or 0
+        code = options.action(options) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"fedobp: {error}", file=sys.stderr)
         return 2
@@ -35,3 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:  # for instance no room where standard output goes
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"fedobp: {where}{error.strerror or error}", file=sys.stderr)
+        return 2

@@ -124,6 +124,8 @@ def reproduce(options: argparse.Namespace) -> int:
     try:
         execute(plan, options.device, options.redraw)
     except PapermillExecutionError as error:
+        if error.ename == UserError.__name__:
+            raise UserError(error.evalue) from error
         print(
             f"fedobp: cell {error.exec_count} failed: {error.ename}: {error.evalue}; "
             "the executed notebook shows where",

@@ -20,7 +20,7 @@ from PIL import Image
 from .. import paths
 from ..methods import METHODS
 from ..results.logged import FOLDER
-from ..runs.files import write, write_csv
+from ..runs.files import write, write_csv, writing_to
 
 LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0.7"
 PRINTED = "numbers printed in the paper's Tables 1 and 6"
@@ -79,7 +79,6 @@ def save(
         foot: where the numbers are from; stands under the figures beside the authors' logs.
     """
     folder = paths.figures_dir(preset)
-    folder.mkdir(parents=True, exist_ok=True)
     if preset == FOLDER:
         figure.text(
             1, -0.005, foot, ha="right", va="top", fontsize=7, style="italic", color="#555555"
@@ -92,8 +91,9 @@ def save(
     if preset == FOLDER:  # many pictures, kept small
         picture, png = Image.open(png).convert("RGB").quantize(64), BytesIO()
         picture.save(png, format="png", optimize=True)
-    write(folder / f"{name}.pdf", lambda file: file.write(pdf.getvalue()))
-    write(folder / f"{name}.png", lambda file: file.write(png.getvalue()))
+    with writing_to(folder):
+        write(folder / f"{name}.pdf", lambda file: file.write(pdf.getvalue()))
+        write(folder / f"{name}.png", lambda file: file.write(png.getvalue()))
     save_table(frame, name, preset)
     return folder
 
@@ -101,9 +101,9 @@ def save(
 def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
     """Write NAME.csv into `figures/PRESET/`; returns the file."""
     folder = paths.figures_dir(preset)
-    folder.mkdir(parents=True, exist_ok=True)
     digits = "%.4f" if preset == FOLDER else None  # the logs have two decimals
-    write_csv(folder / f"{name}.csv", frame, float_format=digits)
+    with writing_to(folder):
+        write_csv(folder / f"{name}.csv", frame, float_format=digits)
     return folder / f"{name}.csv"
 
 

@@ -23,6 +23,7 @@ from ..errors import UserError, unknown
 from ..paper.deviations import DEVIATIONS
 from ..results.comparison_text import readable_comparison
 from ..runs.experiments import EXPERIMENTS, Experiment
+from ..runs.files import write
 from ..runs.presets import PRESETS
 from . import figure_sources
 from .outline import outline, to_html
@@ -99,7 +100,7 @@ def write_report(preset: str = "quick", output: str | Path | None = None) -> Pat
     page = render(preset, folder, names)
     path = paths.expanded(output, "--output") if output is not None else folder / "report.html"
     try:
-        path.write_text(page, encoding="utf-8")
+        write(path, lambda file: file.write(page.encode()))
     except OSError as error:
         raise UserError(f"cannot write {paths.shown(path)}: {error.strerror}") from error
     return path

@@ -182,16 +182,16 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         current = not redraw and freshness.is_current(executed / path.name, mark, figures)
         told = "; up to date" if current else ""
         _say(f"notebook {number}/{len(plan.notebooks)}: {path.name}{told}")
-        if not current:
-            before = freshness.times(figures)
-            try:
+        try:
+            if not current:
+                before = freshness.times(figures)
                 _execute(path, executed / path.name, parameters)
                 files = freshness.written_since(figures, before)
                 freshness.mark(executed / path.name, mark, files)
-            except OSError as error:  # no room left
-                where_to = paths.shown(executed / path.name)
-                raise UserError(f"cannot write {where_to}: {error.strerror or error}") from error
-        figure_sources.record(figures, path.name[:2], ids, None if current else where)
+            figure_sources.record(figures, path.name[:2], ids, None if current else where)
+        except OSError as error:  # no room left
+            where_to = paths.shown(Path(error.filename or executed / path.name))
+            raise UserError(f"cannot write {where_to}: {error.strerror or error}") from error
     _say(f"figures and tables: {paths.shown(figures)}/")
     _say(f"executed notebooks: {paths.shown(executed)}/")
     return executed
@@ -214,20 +214,24 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
 
     from .kernel import kernel_manager
 
-    papermill.execute_notebook(
-        # Papermill writes these into the notebook, where not every folder's name can stand.
-        os.path.relpath(path),
-        os.path.relpath(out),
-        parameters=parameters,
-        kernel_name="python3",
-        kernel_manager_class=kernel_manager(),
-        cwd=str(paths.project_root()),
-        progress_bar={"file": sys.stderr, "ncols": 79} if sys.stderr.isatty() else False,
-        # All outputs are here; a kernel with PyTorch takes a second to end by itself.
-        shutdown_kernel="immediate",
-        # Kernels warn at every start that they talk over the loopback interface.
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-    )
+    try:
+        papermill.execute_notebook(
+            # Papermill writes these into the notebook, where not every folder's name can stand.
+            os.path.relpath(path),
+            os.path.relpath(out),
+            parameters=parameters,
+            kernel_name="python3",
+            kernel_manager_class=kernel_manager(),
+            cwd=str(paths.project_root()),
+            progress_bar={"file": sys.stderr, "ncols": 79} if sys.stderr.isatty() else False,
+            # All outputs are here; a kernel with PyTorch takes a second to end by itself.
+            shutdown_kernel="immediate",
+            # Kernels warn at every start that they talk over the loopback interface.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        )
+    except OSError:
+        out.unlink(missing_ok=True)  # it may be torn
+        raise
 
 
 def _plain(value: Any) -> Any:

@@ -41,6 +41,7 @@ class Checkpoint:
         self._share = share
         self._wait = self._seconds
         self._written = time.monotonic()
+        self._warned = False
 
     def save_if_due(self, simulation: Simulation) -> None:
         """Write it if the last one is old enough; see `save`."""
@@ -48,12 +49,20 @@ class Checkpoint:
             self.save(simulation)
 
     def save(self, simulation: Simulation) -> None:
-        """Write it; one that cannot be written costs a warning."""
+        """Write it; one that cannot be written costs a warning, and the last one stays."""
         began = time.monotonic()
         try:
             write(self.path, lambda file: torch.save(simulation.state(), file))
-        except OSError as error:
-            _warn(f"no checkpoint written ({error.strerror}); the run goes on")
+        except (OSError, RuntimeError) as error:
+            # PyTorch closes its archive after a failed write, and complains of that instead.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            if not self._warned:
+                _warn(f"no checkpoint of run {self.path.parent.name} written: {cause.strerror}")
+            self._warned = True
+        else:
+            self._warned = False
         self._written = time.monotonic()
         if self._seconds > 0:
             self._wait = max(self._seconds, (self._written - began) / self._share)

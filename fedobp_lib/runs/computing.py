@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import BinaryIO
 
 import torch
 
@@ -19,6 +21,7 @@ from ..training.packing import run_packed
 from ..training.trainer import Backend
 from . import checkpoints
 from .execution import run
+from .files import write
 from .lease import Busy
 from .packs import batch_of, in_parts, shared_backend
 from .store import load_data, run_id
@@ -140,13 +143,17 @@ def _one(
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         text = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-        if log.parent.is_dir():
-            log.write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # there is no folder, or no room for it
+            write(log, partial(_fill, text=traceback.format_exc()))
             text += f"; see {paths.shown(log)}"
         report(Event(name, "failed", text=text))
     else:
         log.unlink(missing_ok=True)
         report(Event(name, "finished", result.config.rounds))
+
+
+def _fill(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
 
 
 def _accuracy(simulation: Simulation) -> float | None:

@@ -23,7 +23,7 @@ from ..training.gpu import release
 from ..training.trainer import Backend
 from . import checkpoints, preemption
 from .checkpoints import Checkpoint
-from .files import cannot_write, write_csv, write_json
+from .files import cannot_write, remove_leftovers, write_csv, write_json
 from .integrity import checksums, sealed, set_aside
 from .lease import leased
 from .provenance import device_name, peak_memory, provenance
@@ -78,6 +78,7 @@ def run(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             still_ours = held.enter_context(leased(folder, wait))
+            remove_leftovers(folder)
             _set_damaged_aside(folder)
         except OSError as error:
             raise cannot_write(folder, error) from error

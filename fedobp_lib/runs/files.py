@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,10 +15,29 @@ import pandas as pd
 from .. import paths
 from ..errors import UserError
 
+LEFTOVER = re.compile(r"\..+\.\d+")
+
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file whole or not at all; where a link leads, and into a device or pipe as it comes.
+
+    Raises:
+        OSError: it cannot be written; its `filename` says which.
+    """
+    path = path.resolve()
+    try:
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as file:
+                fill(file)
+        else:
+            _write_whole(path, fill)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _write_whole(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # see LEFTOVER
     try:
         with open(temporary, "wb") as file:
             fill(file)
@@ -27,6 +47,21 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         _keep(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove files whose writing was cut off by a kill, which may be as large as the whole ones.
+
+    Args:
+        folder: nobody else may be writing there.
+    """
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files of a folder that were not written to their end, or are being written."""
+    return [path for path in sorted(folder.iterdir()) if LEFTOVER.fullmatch(path.name)]
 
 
 def _keep(folder: Path) -> None:
@@ -95,11 +130,22 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: that is not possible.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         probe = folder / f".probe.{os.getpid()}"
         write(probe, lambda file: file.write(bytes(4096)))
         probe.unlink()
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make a folder; within, say in one line that something cannot be written.
+
+    Raises:
+        UserError: for an OSError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"cannot write to {paths.shown(folder)}: {reason}") from error

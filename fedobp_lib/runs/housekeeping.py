@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
+from .files import leftovers
 from .lease import NAME as LEASE
 from .store import RunResult, damage, folders, is_finished
 
@@ -40,7 +41,7 @@ def rubbish(directory: str | Path | None = None, partial: bool = False) -> list[
         if partial and not (folder / "summary.json").exists():
             found.append(folder)
             continue
-        found += [f for f in sorted(folder.iterdir()) if f.name[0] == "." and f.name[-1].isdigit()]
+        found += leftovers(folder)
         if is_finished(folder) and (folder / "checkpoint.pt").exists():
             found.append(folder / "checkpoint.pt")
     return found

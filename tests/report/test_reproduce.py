@@ -260,6 +260,36 @@ def test_no_room_left_for_an_executed_notebook_is_one_line(project, monkeypatch,
     assert "02_counts.ipynb" in error
 
 
+FILLS = """
+import pandas as pd
+from fedobp_lib.figures import save_table
+save_table(pd.DataFrame({"n": range(20_000)}), "many", PRESET)
+print("x" * 100_000)
+"""
+
+
+@pytest.mark.parametrize("name", ["FEDOBP_EXECUTED", "FEDOBP_FIGURES"])
+def test_a_disk_that_is_full_is_one_line_and_nothing_torn(
+    project, monkeypatch, capsys, disks, tmp_path, name
+):
+    """A real one: for the executed notebooks, or for figures and tables."""
+    notebook = project / "notebooks" / "02_counts.ipynb"
+    content = nbformat.read(notebook, as_version=4)
+    content.cells.append(new_code_cell(FILLS))
+    nbformat.write(content, notebook)
+    place = disks.small(tmp_path / "disk", 40)
+    monkeypatch.setenv(name, str(place))
+    command = "reproduce --preset smoke --only 02 --methods majority-class --rounds 1"
+    assert main(command.split()) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("fedobp: cannot write") and last.endswith("No space left on device")
+    assert str(place) in last and not [path for path in place.rglob("*") if path.is_file()]
+    disks.resize(place, 10_000)
+    assert main(command.split()) == 0
+    assert "1 runs: 1 finished" in capsys.readouterr().err
+    assert pd.read_csv(figures_dir("smoke") / "many.csv")["n"].tolist() == list(range(20_000))
+
+
 def test_a_dry_run_computes_no_run_and_leaves_nothing(project, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(execution, "_take_rounds", lambda *a: pytest.fail("a run was computed"))
     monkeypatch.setattr(datasets, "fetch", lambda *a: pytest.fail("downloaded"))
