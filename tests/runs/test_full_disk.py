@@ -14,7 +14,7 @@ from fedobp_lib.runs.housekeeping import damaged
 from fedobp_lib.runs.integrity import FILES
 from fedobp_lib.runs.store import folders, is_finished
 
-OPTIONS = "--clients 6 --participation 0.5 --rounds 4 --local-epochs 1".split()
+OPTIONS = ["--clients", "6", "--participation", "0.5", "--rounds", "4", "--local-epochs", "1"]
 TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1}
 ENOUGH = 100_000
 
@@ -174,7 +174,7 @@ def test_a_file_that_may_not_grow(largest, code, undisturbed, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_no_room_where_standard_output_goes():
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "fedobp_lib", "methods"],
             stdout=full, stderr=subprocess.PIPE, text=True,
