@@ -18,16 +18,13 @@ from ..decoupling import personal_count
 from ..errors import unknown
 from ..paper import logged
 from ..runs.normalizations import NORMALIZATIONS
-from ..runs.presets import listed
+from ..runs.presets import SOURCES, listed
 from ..runs.store import RunResult
 from ..simulation import HISTORY, LAYERS
 from .counts import layout_of
 
 SEED = 42  # of every logged run
 TESTED = 100  # clients in a test of all; the logs of layers count them like those of ten rounds
-
-
-SOURCES = ("ours", "logged")
 FOLDER = "authors"  # where figures and tables of the logs go, beside those of the presets
 
 

@@ -18,6 +18,9 @@ PAPER_DATASETS = (
     "cifar10", "cifar100", "emnist", "svhn", "mnist", "fmnist", "medmnistA", "medmnistC",
 )  # fmt: skip
 
+# What a notebook can show: the kit's runs, or what the paper's authors logged.
+SOURCES = ("ours", "logged")
+
 # What the lists of a grid hold.
 KINDS: dict[str, type] = {"datasets": str, "alphas": float, "methods": str, "seeds": int}
 
@@ -139,8 +142,8 @@ def grid(
         for dataset, alpha, method, seed in product(
             datasets or base.datasets,
             alphas or base.alphas,
-            methods or list(METHODS),
-            base.seeds if seeds is None else seeds,
+            methods or METHODS,
+            seeds or base.seeds,
         )
     ]
 
@@ -153,7 +156,7 @@ def listed(value: Any, name: str = "datasets") -> list[Any] | None:
         name: a key of `KINDS`.
 
     Raises:
-        UserError: text that is no list, or a value of the wrong type.
+        UserError: text that is no list, an empty list, or a value of the wrong type.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -165,5 +168,7 @@ def listed(value: Any, name: str = "datasets") -> list[Any] | None:
     one = isinstance(value, str | bytes) or not isinstance(value, Iterable)
     if getattr(value, "ndim", None) == 0:  # an array of one value, which has no order to go through
         one = True
-    values = [value] if one else value
+    values = [value] if one else list(value)
+    if not values:
+        raise UserError(f"{name}: the list is empty")
     return list(dict.fromkeys(as_declared(f"each of {name}", v, KINDS[name]) for v in values))

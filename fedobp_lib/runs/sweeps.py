@@ -19,6 +19,7 @@ from . import preemption
 from .computing import compute
 from .display import Display
 from .execution import run, tell_device
+from .files import check_writable
 from .packs import fitting, packs
 from .store import RunResult, damage, is_finished, load_data, run_id
 from .workers import Workers, default_workers
@@ -107,7 +108,7 @@ def sweep(
 
     Raises:
         Preempted: the process was asked to end (SIGTERM); checkpoints are written.
-        UserError: a configuration that cannot be run.
+        UserError: a configuration that cannot be run, or the folder of runs cannot be written.
     """
     for name, number in (("workers", workers), ("pack", pack)):
         if number is not None and number < 1:
@@ -121,6 +122,7 @@ def sweep(
     todo = {name: config for name, config in todo.items() if name in mine}
     failed: dict[str, str] = {}
     if todo:
+        check_writable(paths.runs_dir())
         where = choose_device(device)
         if progress:
             tell_device(where, ", ".join(dict.fromkeys(c.precision for c in todo.values())))

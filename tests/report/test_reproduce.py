@@ -214,6 +214,19 @@ def test_the_kernel_is_this_interpreter_and_has_the_folders_meant_here(
     assert not (project / "executed").exists() and not (project / "$my").exists()
 
 
+@pytest.mark.parametrize("name", ["FEDOBP_EXECUTED", "FEDOBP_FIGURES", "FEDOBP_RUNS"])
+def test_a_read_only_folder_is_told_before_the_runs(
+    project, monkeypatch, tmp_path, capsys, disks, name
+):
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setenv(name, str(disks.read_only(tmp_path / "kept")))
+    monkeypatch.setattr(Simulation, "step", lambda self: pytest.fail("computed"))
+    assert main(["reproduce", "--preset", "smoke", "--only", "02", "--methods", "fedavg"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fedobp: cannot write to ") and "kept" in error
+    assert error.endswith("Read-only file system")
+
+
 @pytest.mark.parametrize("name", ["FEDOBP_EXECUTED", "FEDOBP_FIGURES"])
 def test_a_folder_that_cannot_be_written_is_told_before_the_runs(
     project, monkeypatch, tmp_path, capsys, name
