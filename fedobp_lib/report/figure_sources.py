@@ -7,6 +7,7 @@ runs are not: one entry a notebook, naming its runs and what drew its figures, a
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 
 from .. import paths
 from ..config import ResolvedConfig
-from ..runs.files import read_json, write
+from ..runs.files import hashed, read_json, write
+from ..runs.integrity import SEAL, is_sealed, sealed
 from ..runs.provenance import provenance as made_here
 from ..runs.store import RunResult
 
@@ -50,11 +52,13 @@ class Sources:
         notebooks: by number, the ids of its runs.
         drawn: by number, the code and machine that executed it.
         runs: by id.
+        files: by number, the hashes of the files that it wrote.
     """
 
     notebooks: dict[str, list[str]] = field(default_factory=dict)
     drawn: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def of(self, numbers: Iterable[str]) -> Sources:
         """The part that belongs to some notebooks."""
@@ -65,24 +69,45 @@ class Sources:
             notebooks,
             {n: made for n, made in self.drawn.items() if n in numbers},
             {run_id: run for run_id, run in self.runs.items() if run_id in ids},
+            {n: files for n, files in self.files.items() if n in numbers},
         )
+
+    def changed(self, folder: Path) -> list[str]:
+        """Names of files that are there and not as their notebook wrote them."""
+        written = {name: digest for files in self.files.values() for name, digest in files.items()}
+        there = ((folder / name, digest) for name, digest in sorted(written.items()))
+        return [path.name for path, digest in there if path.is_file() and hashed(path) != digest]
 
 
 def read(folder: Path) -> Sources:
-    """What a folder's file says; nothing where there is none that can be read."""
+    """What a folder's file says; nothing where there is none.
+
+    One that is not as it was written counts as none, which costs a warning.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return Sources()
     try:
-        known = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if not is_sealed(known):
+            raise ValueError
         return Sources(
             known["notebooks"],
             known["drawn"],
             {run_id: Run(**run) for run_id, run in known["runs"].items()},
+            known.get("files", {}),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        print(f"warning: {paths.shown(path)} is damaged and left out", file=sys.stderr)
         return Sources()
 
 
 def record(
-    folder: Path, notebook: str, run_ids: Sequence[str], device: torch.device | None = None
+    folder: Path,
+    notebook: str,
+    run_ids: Sequence[str],
+    device: torch.device | None = None,
+    files: dict[str, str] | None = None,
 ) -> None:
     """Say what is behind one notebook's files; what the others have stays.
 
@@ -91,6 +116,7 @@ def record(
         notebook: its number.
         run_ids: its finished runs, in `paths.runs_dir()`.
         device: where it was executed just now; None: it was not.
+        files: names and hashes of what it wrote; None: not known.
     """
     known = read(folder)
     known.notebooks[notebook] = sorted(set(run_ids))
@@ -98,6 +124,8 @@ def record(
         made = made_here(device)
         known.drawn[notebook] = {name: made[name] for name in (*MADE_BY, "uncommitted_changes")}
     known.runs |= {run_id: _run(run_id) for run_id in known.notebooks[notebook]}
+    if files is not None:
+        known.files[notebook] = files
     known = known.of(known.notebooks)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / FILE, lambda file: file.write(_text(known).encode()))
@@ -112,13 +140,12 @@ def _run(run_id: str) -> Run:
 
 def _text(known: Sources) -> str:
     """JSON with a line an entry, so that changes can be read."""
+    content = asdict(known)
     parts = []
-    for name in ("notebooks", "drawn", "runs"):
-        entries = [
-            f"{json.dumps(key)}: {json.dumps(asdict(value) if name == 'runs' else value)}"
-            for key, value in sorted(getattr(known, name).items())
-        ]
-        parts.append(f'"{name}": {{\n' + ",\n".join(entries) + "\n}")
+    for name, entries in content.items():
+        lines = [f"{json.dumps(key)}: {json.dumps(entries[key])}" for key in sorted(entries)]
+        parts.append(f'"{name}": {{\n' + ",\n".join(lines) + "\n}")
+    parts.append(f'"{SEAL}": "{sealed(content)[SEAL]}"')
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..runs.files import write
+from ..runs.files import hashed, write
 
 KEY = "fedobp"
 
@@ -45,7 +45,7 @@ def written_since(folder: Path, before: dict[str, int]) -> dict[str, str]:
     """
     now = times(folder)
     names = sorted(name for name, time in now.items() if before.get(name) != time)
-    return {name: _hash(folder / name) for name in names}
+    return {name: hashed(folder / name) for name in names}
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -58,24 +58,34 @@ def times(folder: Path) -> dict[str, int]:
 def mark(executed: Path, mark: str, files: dict[str, str]) -> None:
     """Write the stamp into an executed notebook."""
     notebook = json.loads(executed.read_text(encoding="utf-8"))
-    notebook["metadata"][KEY] = {"stamp": mark, "files": files}
+    kept = {"stamp": mark, "notebook": _digest(notebook), "files": files}
+    notebook["metadata"][KEY] = kept
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     write(executed, lambda file: file.write(text.encode()))
 
 
 def is_current(executed: Path, mark: str, folder: Path) -> bool:
-    """Whether an executed notebook has this stamp, and all files that it wrote are as they were.
+    """Whether an executed notebook has this stamp, and it and its files are as they were.
 
     Args:
         folder: where it wrote them.
     """
     try:
-        kept = json.loads(executed.read_text(encoding="utf-8"))["metadata"][KEY]
-        files = kept["files"].items()
-        return kept["stamp"] == mark and all(_hash(folder / n) == digest for n, digest in files)
-    except (OSError, ValueError, KeyError):
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        kept = notebook["metadata"][KEY]
+        files = all(hashed(folder / name) == digest for name, digest in kept["files"].items())
+        return files and (kept["stamp"], kept["notebook"]) == (mark, _digest(notebook))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _hash(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+def files_of(executed: Path) -> dict[str, str]:
+    """Names and hashes of the files that an executed notebook wrote."""
+    return json.loads(executed.read_text(encoding="utf-8"))["metadata"][KEY]["files"]
+
+
+def _digest(notebook: dict[str, Any]) -> str:
+    """Of an executed notebook without its stamp."""
+    metadata = {name: value for name, value in notebook["metadata"].items() if name != KEY}
+    text = json.dumps(notebook | {"metadata": metadata}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -111,6 +112,9 @@ def render(preset: str, folder: Path, names: Iterable[str]) -> str:
     chapters, left = outline(find_notebooks(), names)
     shown = [chapter for chapter in chapters if chapter.files]
     behind = figure_sources.read(folder).of(chapter.number for chapter in shown)
+    for name in behind.changed(folder):
+        told = f"{paths.shown(folder / name)} is not as `fedobp reproduce` wrote it"
+        print(f"warning: {told}", file=sys.stderr)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

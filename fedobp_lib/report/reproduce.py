@@ -188,7 +188,10 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
                 _execute(path, executed / path.name, parameters)
                 files = freshness.written_since(figures, before)
                 freshness.mark(executed / path.name, mark, files)
-            figure_sources.record(figures, path.name[:2], ids, None if current else where)
+            figure_sources.record(
+                figures, path.name[:2], ids, None if current else where,
+                freshness.files_of(executed / path.name),
+            )  # fmt: skip
         except OSError as error:  # no room left
             where_to = paths.shown(Path(error.filename or executed / path.name))
             raise UserError(f"cannot write {where_to}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from .store import is_finished
 
 MEMBERS = (*FILES, "summary.json")
 LARGEST = 2**30  # bytes of a file of a run
+BLOCK = 2**20
 
 
 @dataclass
@@ -83,8 +85,9 @@ def import_runs(source: Path, home: Path) -> Imported:
         found = _read(source)
     except FileNotFoundError:
         raise UserError(f"there is no file {paths.shown(source)}") from None
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise UserError(f"{paths.shown(source)} is no archive of runs: {error}") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise UserError(f"{paths.shown(source)} is no archive of runs: {told}") from error
     done = Imported()
     for name, files in found.items():
         if is_finished(home / name):
@@ -134,6 +137,8 @@ def _read(source: Path) -> dict[str, dict[str, bytes]]:
                 raise ValueError(f"{member.name!r} does not belong there")
             content = archive.extractfile(member)
             found.setdefault(parts[0], {})[parts[1]] = (content or io.BytesIO()).read()
+        while archive.fileobj and archive.fileobj.read(BLOCK):  # the checksum of all is the last
+            pass
     if not found:
         raise ValueError("it is empty")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -107,6 +108,11 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not is_whole(path) or not set(columns) <= set(frame.columns):
         raise damaged(path)
     return frame
+
+
+def hashed(path: Path) -> str:
+    """BLAKE2 of a file's content."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def is_whole(path: Path) -> bool:

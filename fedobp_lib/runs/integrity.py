@@ -25,6 +25,12 @@ def sealed(summary: dict[str, Any]) -> dict[str, Any]:
     return summary | {SEAL: _digest(_text(summary))}
 
 
+def is_sealed(content: dict[str, Any]) -> bool:
+    """Whether what `sealed` made is as it was; what has no checksum is taken as it is."""
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    return content.get(SEAL) in (None, sealed(rest)[SEAL])
+
+
 def fault(folder: Path) -> str | None:
     """What is wrong with the files of a finished run; None: nothing."""
     try:
