@@ -38,7 +38,7 @@ def measure(method: str, rounds: int) -> dict[str, float]:
     def simulation(name: str) -> Simulation:
         made = simulate(RunConfig(method=name, dataset="mnist", rounds=rounds + 1), data)
         # Without evaluation, which costs the same for all.
-        made._test = made._record = made._evaluate_all = lambda *_: None
+        made._test_cohort = made._record = made._evaluate_all = lambda *_: None
         return made
 
     data.on(torch.device("cpu"))

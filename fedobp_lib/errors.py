@@ -23,6 +23,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
+class HalfRestored(UserError):
+    """A checkpoint was whole, and then could not be read to its end; the run in memory is lost."""
+
+
 class SweepFailed(RuntimeError):
     """Some runs of a sweep failed; the others are finished."""
 

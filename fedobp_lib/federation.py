@@ -10,7 +10,7 @@ from .data.clients import INIT, ClientData, stream
 from .data.images import ImageData
 from .data.partition import Partition, dirichlet_partition
 from .errors import UserError
-from .methods import Federation
+from .methods import ON_DEVICE, BankPlace, Federation
 from .models.networks import build_model
 from .models.parameters import ParameterLayout
 from .paper.protocols import PROTOCOLS
@@ -25,6 +25,7 @@ def build_federation(
     device: torch.device | str = "cpu",
     partition: Partition | None = None,
     backend: str | Backend = "auto",
+    place: BankPlace = ON_DEVICE,
 ) -> Federation:
     """Everything that a method works with, built from the run's settings.
 
@@ -35,6 +36,7 @@ def build_federation(
         partition: the split; None: the one `config` describes.
         backend: `loop`, `batched` or `auto`: loop on a CPU, batched on a GPU; or one that is
             there already.
+        place: where the rows of clients are kept.
 
     Raises:
         UserError: the configuration does not fit the data, or the back-end is unknown.
@@ -62,6 +64,7 @@ def build_federation(
         quantile_rule=PROTOCOLS[config.protocol]["quantile_rule"],
         quantile=table5_quantile(config.dataset, config.alpha),
         rounds=config.rounds,
+        place=place,
     )
 
 

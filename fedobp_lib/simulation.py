@@ -17,9 +17,11 @@ from .data.clients import FINE_TUNE, sample_cohort
 from .data.images import ImageData
 from .data.partition import Partition
 from .federation import build_federation
-from .methods import Method, make_method
+from .methods import ON_DEVICE, Bank, BankPlace, Method, make_method
+from .methods.kept_rows import first_rows, keep_state, restore_state
 from .progress import progress_bar
-from .training.evaluation import Scores, evaluate
+from .training.evaluation import STAGES, Scores, evaluate
+from .training.groups import Groups
 from .training.trainer import Backend
 
 HISTORY = ["round", "stage", "scope", "average", "accuracy", "loss"]
@@ -35,6 +37,7 @@ def simulate(
     device: torch.device | str = "cpu",
     partition: Partition | None = None,
     backend: str | Backend = "auto",
+    place: BankPlace = ON_DEVICE,
 ) -> Simulation:
     """A run, ready for its first round; see `build_federation` for the arguments.
 
@@ -44,7 +47,7 @@ def simulate(
     resolved = config.resolved(device)
     if partition is not None:
         resolved = replace(resolved, clients=partition.clients)
-    federation = build_federation(resolved, data, device, partition, backend)
+    federation = build_federation(resolved, data, device, partition, backend, place)
     return Simulation(resolved, make_method(resolved.method, federation, resolved.settings))
 
 
@@ -79,6 +82,8 @@ class Simulation:
         self.seconds = {"rounds": 0.0, "evaluation": 0.0}
         self.final: dict[str, Scores] = {}
         self.diverged: dict[str, Any] | None = None
+        self._groups = Groups(self.device, "testing")
+        self._first = first_rows(method.state, self.data.clients)
 
     @property
     def done(self) -> bool:
@@ -116,8 +121,8 @@ class Simulation:
         )
         ended = self._clock()
 
-        self._record("before", "cohort", self._test(start, clients))
-        self._record("after", "cohort", self._test(trained, clients))
+        self._record("before", "cohort", self._test_cohort(start, clients))
+        self._record("after", "cohort", self._test_cohort(trained, clients))
         self._record_layers(personal)
         evaluated = self._clock()
 
@@ -129,6 +134,11 @@ class Simulation:
             self._evaluate_all()
         self.seconds["evaluation"] += evaluated - ended + self._clock() - finished
 
+    def _test_cohort(self, rows: Tensor, clients: Tensor) -> Scores:
+        count = len(clients)
+        parts = self._groups.each(count, count, lambda k: self._test(rows[k], clients[k]))
+        return Scores.join(parts)
+
     def _test(self, rows: Tensor, clients: Tensor) -> Scores:
         scores = evaluate(self.trainer, self.method.models(rows, clients), clients.tolist())
         _require_finite(scores.loss.isfinite(), clients, "the loss is not finite")
@@ -138,14 +148,19 @@ class Simulation:
         """Test every client's model, and where asked the same model after fine-tuning."""
         when = self.config.eval_after
         tune = when == "always" or (when == "final" and self.done)
-        scores: dict[str, list[Scores]] = {"before": [], "after": []} if tune else {"before": []}
-        for clients in torch.arange(self.data.clients, device=self.device).split(GROUP):
+        everyone = torch.arange(self.data.clients, device=self.device)
+
+        def test(some: slice) -> list[Scores]:
+            clients = everyone[some]
             start, _ = self.method.start(clients)
-            scores["before"].append(self._test(start, clients))
+            scores = [self._test(start, clients)]
             if tune:
                 tuned = self.method.train(start, clients, FINE_TUNE)
-                scores["after"].append(self._test(tuned, clients))
-        for stage, parts in scores.items():
+                scores.append(self._test(tuned, clients))
+            return scores
+
+        groups = self._groups.each(self.data.clients, GROUP, test)
+        for stage, parts in zip(STAGES, zip(*groups, strict=True), strict=False):
             joined = Scores.join(parts)
             self._record(stage, "all", joined)
             if self.done:
@@ -170,24 +185,36 @@ class Simulation:
         return time.perf_counter()
 
     def state(self) -> dict[str, Any]:
-        """All that a later `load_state` needs to go on as if nothing had happened."""
+        """All that a later `load_state` needs to go on as if nothing had happened.
+
+        Rows that are on disk stay there, and what refers to them is here. Once this is kept for
+        good, and only then, say so with `commit_state`.
+        """
         return {
             "round": self.round,
             "history": self.history,
             "layers": self.layers,
             "seconds": self.seconds,
-            "method": self.method.state,
+            "method": keep_state(self.method.state, self._first),
         }
 
+    def commit_state(self) -> None:
+        """What only an older `state` refers to may be overwritten."""
+        for value in self.method.state.values():
+            if isinstance(value, Bank):
+                value.commit()
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`, whose tensors may be on any device.
+        """Continue from `state`, whose tensors may be on any device, before the first round.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not whole, or of another run; nothing is changed.
+            KeyError, TypeError, ValueError, OSError: it is not whole, or of another run; nothing is
+                changed.
+            HalfRestored: reading failed later; this simulation is of no use.
         """
-        _require_fitting(state, self.state(), self.config.rounds)
-        for name, tensor in state["method"].items():
-            self.method.state[name].copy_(tensor)
+        _require_fitting(state, self.seconds, self.config.rounds)
+        folder = self.method.federation.place.folder
+        restore_state(state["method"], self.method.state, self._first, folder)
         self.round = self.method.round = state["round"]
         self.history = state["history"]
         self.layers = state["layers"]
@@ -213,23 +240,19 @@ class Simulation:
         return frame
 
 
-def _require_fitting(state: dict[str, Any], own: dict[str, Any], rounds: int) -> None:
-    """Raise where a kept state cannot take the place of a simulation's own."""
+def _require_fitting(state: dict[str, Any], own: dict[str, float], rounds: int) -> None:
+    """Raise where a kept state cannot take the place of a simulation's own, whose times are `own`;
+    the method's part is left to `restore_state`."""
     if type(state["round"]) is not int or not 0 < state["round"] < rounds:
         raise ValueError("the state is of no round in between")
     for name, columns in (("history", HISTORY), ("layers", LAYERS)):
         rows = state[name]
         if rows[-1][0] != state["round"] or any(len(row) != len(columns) for row in rows):
             raise ValueError(f"the state lacks a part of its {name}")
-    for name in ("method", "seconds"):
-        if state[name].keys() != own[name].keys():
-            raise KeyError(f"the state has another {name}")
+    if state["seconds"].keys() != own.keys():
+        raise KeyError("the state has other times")
     if any(type(seconds) is not float for seconds in state["seconds"].values()):
         raise TypeError("the state has times that are no numbers")
-    for name, tensor in own["method"].items():
-        kept = state["method"][name]
-        if (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
-            raise ValueError(f"the state has another {name}")
 
 
 class _Diverged(Exception):

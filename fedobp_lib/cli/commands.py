@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
             RunConfig(**values, settings=settings),
             device=options.device,
             backend=options.backend,
+            bank=options.bank,
             directory=options.runs_dir,
             progress=True,
         )
@@ -122,7 +123,7 @@ def reproduce(options: argparse.Namespace) -> int:
     from papermill import PapermillExecutionError
 
     try:
-        execute(plan, options.device, options.redraw)
+        execute(plan, options.device, options.redraw, options.bank)
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:
             raise UserError(error.evalue) from error

@@ -12,6 +12,8 @@ from . import commands, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
 
+BANK_HELP = "where clients' rows are kept: auto (by their size), device, host or disk"
+
 RUNS_DIR_HELP = "folder of all runs (default: runs/)"
 
 RUN_FIELDS = {
@@ -86,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_grid_options(reproduce)
     reproduce.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    reproduce.add_argument("--bank", default="auto", help=BANK_HELP)
     reproduce.add_argument(
         "--source", default="ours",
         help="ours (default), or logged: draw what the paper's authors logged, in figures/authors/",
@@ -214,6 +217,7 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only say what is missing and how long it takes"
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--bank", default="auto", help=BANK_HELP)
     parser.add_argument(
         "--workers", type=int, metavar="N",
         help="processes (default: one a GPU, or one for every eight cores)",
@@ -254,5 +258,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="hyperparameters of the method; see `fedobp methods`",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--bank", default="auto", help=BANK_HELP)
     parser.add_argument("--backend", default="auto", help="auto (default), loop or batched")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -20,7 +20,10 @@ def sweep(options: argparse.Namespace) -> int:
 
         print(forecast_text(forecast(runs, options.device)))
         return 0
-    done = compute(runs, options.device, pack=options.pack, workers=options.workers, shard=shard)
+    done = compute(
+        runs, options.device, pack=options.pack, workers=options.workers, shard=shard,
+        bank=options.bank,
+    )  # fmt: skip
     _tell(done)
     return 1 if done.failed or done.diverged else 0
 

@@ -19,6 +19,7 @@ from . import (  # noqa: F401
     majority_class,
     pfedfda,
 )
+from .banks import ON_DEVICE, PLACES, Bank, BankPlace
 from .base import (
     METHODS,
     Federation,
@@ -34,6 +35,10 @@ from .base import (
 
 __all__ = [
     "METHODS",
+    "ON_DEVICE",
+    "PLACES",
+    "Bank",
+    "BankPlace",
     "Federation",
     "Method",
     "Task",

@@ -108,7 +108,9 @@ class APFL(Method):
     def __init__(self, federation: Federation, settings: APFLSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.state["own"] = self.bank()
-        self.state["alpha"] = torch.full_like(self.state["own"][:, 0], self.settings.alpha)
+        self.state["alpha"] = federation.initial.new_full(
+            (federation.data.clients,), self.settings.alpha
+        )
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         everything = torch.ones(1, dtype=torch.bool, device=clients.device)

@@ -9,7 +9,8 @@ A round, as the simulation runs it:
 What `train` optimizes is said by `task`, plain SGD unless a method differs. Rows are models
 unless `models` says how to read them. `method.round` is the number of the round, from 1. `start`
 and `train` change nothing, so any client's model can be looked at or fine-tuned at any time; all
-that a method remembers changes in `finish` and lives in `state`.
+that a method remembers changes in `finish` and lives in `state`. What is a whole row for each
+client is a `bank`, which a run with many clients keeps outside the device (`banks`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from ..models.parameters import ParameterLayout
 from ..training.tasks import Task
 from ..training.trainer import Trainer
 from ..typed import as_declared, declared
+from .banks import ON_DEVICE, BankPlace, HostBank, Initial
+from .disk_bank import DiskBank
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Federation:
         quantile_rule: the protocol's quantile rule.
         quantile: Table 5's quantile for this data set and alpha, else 0.9995.
         rounds: how many rounds the run has, for what changes towards its end.
+        place: where banks are.
     """
 
     initial: Tensor
@@ -50,6 +54,7 @@ class Federation:
     quantile_rule: str = "linear"
     quantile: float = 0.9995
     rounds: int = 400
+    place: BankPlace = ON_DEVICE
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,38 @@ class Method:
     def __init__(self, federation: Federation, settings: Any = None) -> None:
         self.federation = federation
         self.settings = settings if settings is not None else self.Settings()
-        self.state: dict[str, Tensor] = {"global": federation.initial.clone()}
+        # Tensors and banks; a bank may be either, see `bank`.
+        self.state: dict[str, Any] = {"global": federation.initial.clone()}
         self.round = 0
+        self._banks = 0
 
     @property
     def global_params(self) -> Tensor:
         """The server's model (size,)."""
         return self.state["global"]
 
-    def bank(self) -> Tensor:
-        """A row for every client (clients, size), each the initial model."""
-        return self.federation.initial.repeat(self.federation.data.clients, 1)
+    def bank(self, initial: Initial | None = None) -> Any:
+        """A row for every client, to be read and written as `bank[clients]`.
+
+        Args:
+            initial: what each begins with, (D,), or a function of the client's number that gives
+                it; None: the initial model.
+
+        Returns:
+            A tensor (clients, D), or where the run keeps rows elsewhere, a `Bank`.
+        """
+        row = self.federation.initial if initial is None else initial
+        place, clients = self.federation.place, self.federation.data.clients
+        device = self.federation.initial.device
+        self._banks += 1
+        if place.kind == "host":
+            return HostBank(clients, row, device)
+        if place.kind == "disk":
+            assert place.folder is not None
+            return DiskBank(clients, row, device, place.folder / f"bank-{self._banks}.rows")
+        if isinstance(row, Tensor):
+            return row.to(device).repeat(clients, 1)
+        return torch.stack([row(client) for client in range(clients)]).to(device)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor | None]:
         """The model each client begins a round with, and which of its parameters are personal.

@@ -120,10 +120,10 @@ class FedALA(Method):
         if self.settings.layers > len(layers):
             raise UserError(f"the model has {len(layers)} layers, not {self.settings.layers}")
         self.columns = slice(layers[-self.settings.layers].start, layout.parameters)
-        upper = federation.initial[self.columns].repeat(federation.data.clients, 1)
-        self.state["upper"] = upper  # the old models' upper layers
-        self.state["weights"] = torch.ones_like(upper)
-        self.state["learned"] = torch.zeros(len(upper), dtype=torch.bool, device=upper.device)
+        upper, clients = federation.initial[self.columns], federation.data.clients
+        self.state["upper"] = self.bank(upper)  # the old models' upper layers
+        self.state["weights"] = self.bank(torch.ones_like(upper))
+        self.state["learned"] = torch.zeros(clients, dtype=torch.bool, device=upper.device)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.learn(clients)

@@ -100,7 +100,7 @@ class FedOBP(Method):
             self.state["start"] = self.bank()
         if self.settings.ema:
             count, device = federation.data.clients, federation.initial.device
-            self.state["average"] = torch.zeros(count, self.columns.stop, device=device)
+            self.state["average"] = self.bank(federation.initial.new_zeros(self.columns.stop))
             self.state["scored"] = torch.zeros(count, dtype=torch.bool, device=device)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class FedPer(Method):
         super().__init__(federation, settings)
         self.columns = federation.layout.layers["classifier"]
         self.mask = column_mask(federation.layout, "classifier", device=federation.initial.device)
-        self.state["classifiers"] = self.bank()[:, self.columns].clone()
+        self.state["classifiers"] = self.bank(federation.initial[self.columns])
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.global_params.repeat(len(clients), 1)

@@ -100,7 +100,7 @@ class FedRep(Method):
         self.mask = column_mask(layout, "classifier", device=federation.initial.device)
         self.head = torch.zeros_like(federation.initial, dtype=torch.bool)
         self.head[self.columns] = True
-        self.state["heads"] = self.bank()[:, self.columns].clone()
+        self.state["heads"] = self.bank(federation.initial[self.columns])
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.global_params.repeat(len(clients), 1)

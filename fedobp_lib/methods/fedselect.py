@@ -100,8 +100,10 @@ class FedSelect(Method):
     def __init__(self, federation: Federation, settings: FedSelectSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.state["local"] = self.bank()
-        columns = slice(0, federation.layout.parameters)
-        self.state["mask"] = torch.zeros_like(self.state["local"][:, columns], dtype=torch.bool)
+        none = torch.zeros_like(
+            federation.initial[: federation.layout.parameters], dtype=torch.bool
+        )
+        self.state["mask"] = self.bank(none)
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         own = self.state["local"][clients]

@@ -119,12 +119,8 @@ class FedSpa(Method):
     def __init__(self, federation: Federation, settings: FedSpaSettings | None = None) -> None:
         super().__init__(federation, settings)
         self.counts = erk_counts(federation.layout, self.settings.density)
-        clients = federation.data.clients
-        if self.settings.same_masks:
-            masks = self.random_mask(0).repeat(clients, 1)
-        else:
-            masks = torch.stack([self.random_mask(client) for client in range(clients)])
-        self.state["masks"] = masks.to(federation.initial.device)
+        same = self.settings.same_masks
+        self.state["masks"] = self.bank(self.random_mask(0) if same else self.random_mask)
 
     def random_mask(self, number: int) -> Tensor:
         """Bool (P,), on the CPU: every tensor's count of parameters, drawn at random."""

@@ -104,7 +104,7 @@ class FFGG(Method):
         self.local = F.pad(self.personal, (0, layout.size - layout.parameters))
         self.columns = self.local.nonzero()[:, 0]
         self.only_head = set(layers) == {"classifier"}
-        self.state["local"] = federation.initial[self.columns].repeat(federation.data.clients, 1)
+        self.state["local"] = self.bank(federation.initial[self.columns])
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.global_params.repeat(len(clients), 1)

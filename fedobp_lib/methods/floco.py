@@ -42,6 +42,7 @@ from ..data.clients import INIT, stream
 from ..errors import UserError
 from ..models.parameters import ParameterLayout
 from ..training.tasks import Gradient, Task
+from .banks import Bank
 from .base import Federation, Method, register
 from .simplex import project
 
@@ -156,19 +157,19 @@ class Floco(Method):
         self.state["ends"].copy_(ends.view_as(self.state["ends"]))
         self.global_params[self.weight] = self.state["ends"].mean(0)
 
-    def signals(self, group: int) -> Tensor:
-        """(clients, D), for every client how training moves the end points, sign turned.
+    def signals(self, group: int) -> Tensor | Bank:
+        """A bank (clients, D), for every client how training moves the end points, sign turned.
 
         Args:
             group: how many clients train at a time.
         """
         everyone = torch.arange(self.federation.data.clients, device=self.global_params.device)
-        parts = []
+        signals = self.bank(torch.zeros_like(self.state["ends"]).flatten())
         for clients in everyone.split(group):
             start, _ = self.start(clients)
             change = start - self.train(start, clients)
-            parts.append(change[:, self.federation.layout.size :])
-        return torch.cat(parts)
+            signals[clients] = change[:, self.federation.layout.size :]
+        return signals
 
 
 def at(rows: Tensor, point: Tensor, layout: ParameterLayout) -> Tensor:

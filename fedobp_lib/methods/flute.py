@@ -154,8 +154,8 @@ class Flute(Method):
         self.mask = column_mask(layout, "classifier", device=device)
         buffers = torch.zeros(layout.size - layout.parameters, dtype=torch.bool, device=device)
         self.head = torch.cat([self.mask, buffers])
-        self.targets = simplex(federation.data.class_counts > 0)
-        self.state["heads"] = self.bank()[:, self.columns].clone()
+        self.present = federation.data.class_counts > 0
+        self.state["heads"] = self.bank(federation.initial[self.columns])
         clients = federation.data.clients
         self.state["selected"] = torch.zeros(clients, dtype=torch.bool, device=device)
 
@@ -169,7 +169,8 @@ class Flute(Method):
         return rows, self.mask
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
-        return RegularizedTask(start, self.targets[clients], self.head, self.weight, self.settings)
+        targets = simplex(self.present[clients])
+        return RegularizedTask(start, targets, self.head, self.weight, self.settings)
 
     def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
         if self.settings.benchmark and purpose == FINE_TUNE:
@@ -180,9 +181,9 @@ class Flute(Method):
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         super().finish(clients, start, trained)
         shaped = trained.clone()
-        heads = trained[:, self.weight].unflatten(1, (self.targets.shape[1], -1))
+        heads = trained[:, self.weight].unflatten(1, (self.present.shape[1], -1))
         step = self.settings.server_lr / len(clients)  # of the mean over the cohort
-        gradient = collapse_gradient(heads, self.targets[clients])
+        gradient = collapse_gradient(heads, simplex(self.present[clients]))
         shaped[:, self.weight] -= step * gradient.flatten(1)
         self.state["heads"][clients] = shaped[:, self.columns]
         self.state["selected"][clients] = True

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .banks import Bank
 
-def project(signals: Tensor, endpoints: int) -> Tensor:
+# Numbers of signals that are in memory as doubles at once; the paper's sizes are below that.
+AT_ONCE = 2**27
+
+
+def project(signals: Tensor | Bank, endpoints: int) -> Tensor:
     """A point on the simplex for every client, from gradient signals (clients, D).
 
     Coordinates are the first principal components (zero where there are more end points than
@@ -17,17 +25,28 @@ def project(signals: Tensor, endpoints: int) -> Tensor:
     Returns:
         (clients, endpoints), rows of numbers >= 0 that sum to one.
     """
-    centered = signals.double()
-    centered = centered - centered.mean(0)
-    values, vectors = torch.linalg.eigh(centered @ centered.T)
-    used = min(endpoints, len(signals) - 1)
+    clients, width = signals.shape
+    groups = torch.arange(clients, device=signals.device).split(max(1, AT_ONCE // width))
+    mean = reduce(add, (signals[g].double().mean(0) * (len(g) / clients) for g in groups))
+
+    def centered(group: Tensor) -> Tensor:
+        return signals[group].double() - mean
+
+    products = mean.new_zeros(clients, clients)  # `eigh` reads what is not above the diagonal
+    for number, one in enumerate(groups):
+        of_one = centered(one)
+        for other in groups[:number]:
+            products[one[:, None], other] = of_one @ centered(other).T
+        products[one[:, None], one] = of_one @ of_one.T
+    values, vectors = torch.linalg.eigh(products)
+    used = min(endpoints, clients - 1)
     components = vectors.flip(1)[:, :used] * values.flip(0)[:used].clamp_min(0).sqrt()
-    loadings = components.T @ centered
+    loadings = reduce(add, (components[g].T @ centered(g) for g in groups))
     largest = loadings.gather(1, loadings.abs().argmax(1, keepdim=True))
     components = F.pad(components * largest.sign().T, (0, endpoints - used)).cpu()
     scales = torch.linspace(1e-4, 1, 1000, dtype=torch.float64)
     points = min((onto_simplex(components / scale) for scale in scales), key=riesz_energy)
-    return points.to(signals)
+    return points.to(signals.device, signals.dtype)
 
 
 def onto_simplex(points: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from .. import paths
 from ..config import RunConfig
 from ..errors import UserError
 from ..results.logged import folder_of
+from ..runs.bank_choice import check_bank
 from ..runs.experiments import EXPERIMENTS, find_experiment, parameters_of
 from ..runs.files import check_writable
 from ..runs.presets import KINDS, PRESETS, grid, listed
@@ -140,7 +141,7 @@ def each_once(configs: Sequence[RunConfig]) -> list[RunConfig]:
     return sorted(found.values(), key=lambda config: order[config.dataset])
 
 
-def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
+def reproduce(plan: Plan, device: str = "auto", redraw: bool = False, bank: str = "auto") -> Path:
     """Compute what is missing and execute the notebooks; figures go to `figures/PRESET/`.
 
     A notebook is left alone where neither it, its parameters and runs, the library nor the files
@@ -150,6 +151,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         plan: as `choose` makes it.
         device: `auto`, `cpu` or `cuda`.
         redraw: execute all notebooks.
+        bank: where the rows of clients are kept, see `execution.run`.
 
     Returns:
         The folder of the executed notebooks.
@@ -158,6 +160,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         UserError: unknown data set or device, or a folder that cannot be written.
         papermill.PapermillExecutionError: a cell failed; the executed notebook shows where.
     """
+    check_bank(bank)
     where = choose_device(device)  # a wrong name is told now, not by a notebook
     if plan.source == "logged":
         _say("what the paper's authors logged; nothing is trained")
@@ -170,7 +173,7 @@ def reproduce(plan: Plan, device: str = "auto", redraw: bool = False) -> Path:
         _say(_title(plan))
         _say(f"{len(plan.runs)} runs: {len(plan.runs) - len(todo)} finished, "
              f"{len(todo)} to compute")  # fmt: skip
-        run_all(todo, device)
+        run_all(todo, device, bank=bank)
 
     for number, (path, chosen) in enumerate(plan.notebooks.items(), 1):
         values = {name.upper(): _plain(value) for name, value in chosen.items()}

@@ -95,7 +95,7 @@ def quantile_curve(simulation: Simulation, client: int, levels: Sequence[float])
     before local training, percent).
     """
     method, size = _fedobp(simulation), simulation.layout.parameters
-    scores = obp_score(method.state["local"][client, :size], method.global_params[:size])
+    scores = obp_score(method.state["local"][client][:size], method.global_params[:size])
     rows = []
     for q in levels:
         personal = int(personal_mask(scores, threshold(scores, q, method.rule)).sum())
@@ -114,7 +114,7 @@ def workflow_frame(simulation: Simulation, client: int) -> pd.DataFrame:
     method, layout, config = _fedobp(simulation), simulation.layout, simulation.config
     one = torch.tensor([client], device=simulation.device)
     size = layout.parameters
-    scores = obp_score(method.state["local"][client, :size], method.global_params[:size])
+    scores = obp_score(method.state["local"][client][:size], method.global_params[:size])
     start, personal = method.start(one)
     trained = method.train(start, one, FINE_TUNE)
     before, after = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import HalfRestored, UserError
 from ..simulation import Simulation
 from .files import write
 
@@ -43,13 +43,16 @@ class Checkpoint:
         self._written = time.monotonic()
         self._warned = False
 
-    def save_if_due(self, simulation: Simulation) -> None:
+    def save_if_due(self, simulation: Simulation) -> bool:
         """Write it if the last one is old enough; see `save`."""
-        if time.monotonic() - self._written >= self._wait:
-            self.save(simulation)
+        due = time.monotonic() - self._written >= self._wait
+        return due and self.save(simulation)
 
-    def save(self, simulation: Simulation) -> None:
-        """Write it; one that cannot be written costs a warning, and the last one stays."""
+    def save(self, simulation: Simulation) -> bool:
+        """Write it; one that cannot be written costs a warning, and the last one stays.
+
+        Returns whether it is written.
+        """
         began = time.monotonic()
         try:
             write(self.path, lambda file: torch.save(simulation.state(), file))
@@ -66,12 +69,14 @@ class Checkpoint:
         self._written = time.monotonic()
         if self._seconds > 0:
             self._wait = max(self._seconds, (self._written - began) / self._share)
+        return not self._warned
 
     def restore(self, simulation: Simulation) -> None:
         """Let the simulation go on from here; a file that cannot be read costs a warning.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: as starting over would not help.
+            HalfRestored: as this simulation cannot start over.
         """
         if not self.path.is_file():
             return
@@ -80,8 +85,10 @@ class Checkpoint:
             # Read piece by piece into the tensors that are there: a GPU may not hold them twice.
             state = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
             simulation.load_state(state)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, HalfRestored):
             raise
+        except UserError as error:
+            _warn(f"{error}; starting over")
         except Exception as error:
             _warn(f"the checkpoint cannot be read ({type(error).__name__}); starting over")
 

@@ -20,6 +20,7 @@ from ..training.gpu import release
 from ..training.packing import run_packed
 from ..training.trainer import Backend
 from . import checkpoints
+from .bank_choice import choose_bank, told
 from .execution import run
 from .files import write
 from .lease import Busy
@@ -51,7 +52,13 @@ class Event:
 Report = Callable[[Event], None]
 
 
-def compute(groups: Iterable[Sequence[RunConfig]], device: str, report: Report) -> None:
+def compute(
+    groups: Iterable[Sequence[RunConfig]],
+    device: str,
+    report: Report,
+    bank: str = "auto",
+    processes: int = 1,
+) -> None:
     """Compute packs of runs, one pack after another.
 
     Where a GPU's memory does not hold a pack, it is halved, and so are those like it that come
@@ -61,11 +68,19 @@ def compute(groups: Iterable[Sequence[RunConfig]], device: str, report: Report) 
         groups: the packs.
         device: `auto`, `cpu` or `cuda`.
         report: told of every round and every end, from the threads of the runs.
+        bank: where the rows of clients are kept, see `bank_choice.choose_bank`.
+        processes: how many compute on this machine.
     """
     where = choose_device(device)
     waiting = [list(group) for group in groups]
+    lines: set[str] = set()
     while waiting:
         group = waiting.pop(0)
+        place = choose_bank(bank, group[0], where, len(group), processes)
+        line = told(place, group[0].resolved(device))
+        if line and line not in lines:
+            lines.add(line)
+            report(Event("", "note", text=line))
         names = [name_of(config) for config in group]
         works = [
             partial(
@@ -73,6 +88,7 @@ def compute(groups: Iterable[Sequence[RunConfig]], device: str, report: Report) 
                 config,
                 name=name,
                 device=device,
+                bank=place,
                 report=report,
                 packed_with=[other for other in names if other != name],
             )
@@ -118,6 +134,7 @@ def _one(
     *,
     name: str,
     device: str,
+    bank: str,
     report: Report,
     packed_with: Sequence[str],
 ) -> None:
@@ -130,6 +147,7 @@ def _one(
             config,
             device=device,
             backend=backend,
+            bank=bank,
             progress=False,
             on_round=on_round,
             wait=False,

@@ -22,10 +22,11 @@ import torch
 from .. import paths
 from ..config import ResolvedConfig, RunConfig
 from ..data.datasets import is_here
-from ..methods import METHODS
+from ..methods import METHODS, BankPlace
 from ..simulation import simulate
 from ..terminal import aligned, folded
 from ..training.backends import choose_device
+from .bank_choice import choose_bank
 from .provenance import provenance
 from .store import RunResult, is_finished, load_data, run_id
 from .workload import Workload, Workloads, round_work
@@ -139,7 +140,9 @@ def measure(config: ResolvedConfig, device: torch.device) -> Rate:
     short = replace(
         config, participation=few, local_epochs=1, pretrained=False, rounds=4, eval_every=4
     )
-    simulation = simulate(short, data, device)
+    # Rows in main memory take no more of it than the clients of these rounds need.
+    kind = "device" if choose_bank("auto", config, device) == "device" else "host"
+    simulation = simulate(short, data, device, place=BankPlace(kind))
     simulation.step()  # warms up
     costs, tests = [], []
     for epochs in (2, 3):  # with a single one, a method may leave something out

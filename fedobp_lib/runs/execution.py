@@ -15,6 +15,8 @@ from .. import paths
 from ..config import RESULTS_VERSION, RunConfig
 from ..data.images import ImageData
 from ..errors import Preempted
+from ..methods import BankPlace
+from ..methods.disk_bank import remove_files
 from ..progress import in_notebook, progress_bar
 from ..simulation import Simulation, simulate
 from ..training.backends import choose_device
@@ -22,6 +24,7 @@ from ..training.evaluation import AVERAGES
 from ..training.gpu import release
 from ..training.trainer import Backend
 from . import checkpoints, preemption
+from .bank_choice import check_bank, choose_bank, told
 from .checkpoints import Checkpoint
 from .files import cannot_write, remove_leftovers, write_csv, write_json
 from .integrity import checksums, sealed, set_aside
@@ -35,6 +38,7 @@ def run(
     *,
     device: str = "auto",
     backend: str | Backend = "auto",
+    bank: str = "auto",
     directory: str | Path | None = None,
     progress: bool | None = None,
     on_round: Callable[[Simulation], None] | None = None,
@@ -50,6 +54,8 @@ def run(
         device: `auto`, `cpu` or `cuda`.
         backend: `auto`, `loop` or `batched`, or one shared with other runs; like the device it
             changes results by rounding only.
+        bank: where the rows of clients are kept: `device`, `host`, `disk` (in the run's folder
+            while it is computed), or `auto`, by their size; it changes no result.
         directory: folder of all runs; None: `paths.runs_dir()`.
         progress: show a bar; None: in a terminal or a notebook; False: nor the device's name.
         on_round: called after every round, and once at the start of a continued run.
@@ -65,6 +71,7 @@ def run(
         Preempted: the process was asked to end, within `preemption.watching`.
         UserError: the configuration cannot be run, or the folder cannot be written.
     """
+    check_bank(bank)
     config = config.resolved(device)
     data = load_data(config.dataset)
     home = Path(directory) if directory is not None else paths.runs_dir()
@@ -73,7 +80,9 @@ def run(
         return RunResult(folder)
 
     where = choose_device(device)
-    simulation = simulate(config, data, where, backend=backend)
+    kind = choose_bank(bank, config, where)
+    place = BankPlace(kind, folder)
+    simulation = simulate(config, data, where, backend=backend, place=place)
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +95,13 @@ def run(
             checkpoint = Checkpoint(folder / "checkpoint.pt", checkpoint_seconds, checkpoint_share)
             if progress is not False:
                 tell_device(where, config.precision)
+                tell_bank(told(kind, config))
             _write_config(simulation, data, folder)
             checkpoint.restore(simulation)
             _take_rounds(simulation, progress, on_round, checkpoint, still_ours)
             _save_result(simulation, folder, packed_with)
             checkpoint.remove()
+            remove_files(folder)
     if isinstance(backend, str):  # else others may be using it
         del simulation
         release(where)
@@ -102,6 +113,12 @@ def tell_device(device: torch.device, precision: str) -> None:
     if not in_notebook():
         threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
         _tell(f"device: {device_name(device)}{threads}, {precision}")
+
+
+def tell_bank(line: str) -> None:
+    """A line about where the rows of clients are, if there is one; not in a notebook."""
+    if line and not in_notebook():
+        _tell(line)
 
 
 def _set_damaged_aside(folder: Path) -> None:
@@ -148,7 +165,8 @@ def _take_rounds(
                 if preemption.asked():
                     checkpoint.save(simulation)
                     raise Preempted
-                checkpoint.save_if_due(simulation)
+                if checkpoint.save_if_due(simulation):
+                    simulation.commit_state()
         except KeyboardInterrupt:
             # The interrupt may have come in the middle of a round: the last checkpoint stays.
             bar.close()
@@ -193,6 +211,7 @@ def _summary(simulation: Simulation, name: str, packed_with: Sequence[str]) -> d
         | {
             "precision": config.precision,
             "backend": simulation.trainer.backend.name,
+            "bank": simulation.method.federation.place.kind,
             "packed_with": list(packed_with),
             "peak_memory_gib": peak_memory(simulation.device) / 2**30,
         },

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
+from ..methods.disk_bank import PATTERN as BANKS
 from .files import leftovers
 from .lease import NAME as LEASE
 from .store import RunResult, damage, folders, is_finished
@@ -22,8 +23,8 @@ def damaged(runs: Iterable[Path]) -> dict[str, str]:
 
 
 def rubbish(directory: str | Path | None = None, partial: bool = False) -> list[Path]:
-    """What nobody needs any more: damaged runs that were set aside, checkpoints of finished runs,
-    files that were not written to their end.
+    """What nobody needs any more: damaged runs that were set aside, checkpoints of finished runs
+    and the rows of their clients, files that were not written to their end.
 
     Folders that a process has the lease of are left alone.
 
@@ -42,8 +43,8 @@ def rubbish(directory: str | Path | None = None, partial: bool = False) -> list[
             found.append(folder)
             continue
         found += leftovers(folder)
-        if is_finished(folder) and (folder / "checkpoint.pt").exists():
-            found.append(folder / "checkpoint.pt")
+        if is_finished(folder):
+            found += [f for name in ("checkpoint.pt", BANKS) for f in sorted(folder.glob(name))]
     return found
 
 

@@ -6,20 +6,18 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..config import ResolvedConfig, RunConfig
 from ..data.images import ImageData
-from ..data.partition import Partition
-from ..federation import build_federation
-from ..methods import Method, find_method, make_method
+from ..methods import BankPlace, Method, find_method
 from ..models.networks import ImageModel, build_model
 from ..models.parameters import ParameterLayout
 from ..training.backends import make_backend
 from ..training.gpu import load_linear_algebra
 from ..training.trainer import Backend
+from .bank_choice import choose_bank, few_clients
 from .store import load_data
 
 # More runs hardly save time, as the clients of that many already fill a GPU.
@@ -74,8 +72,13 @@ def in_parts(runs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
     return [list(runs[start : start + most]) for start in range(0, len(runs), most)]
 
 
-def fitting(device: torch.device) -> Callable[[RunConfig], int]:
-    """A function that says how many runs like one go into a GPU's free memory: 1 to `MOST`."""
+def fitting(device: torch.device, bank: str = "auto") -> Callable[[RunConfig], int]:
+    """A function that says how many runs like one go into a GPU's free memory: 1 to `MOST`.
+
+    Args:
+        device: the GPU.
+        bank: where the rows of clients are, see `bank_choice.choose_bank`.
+    """
     free, _ = torch.cuda.mem_get_info(device)
     known: dict[Hashable, int] = {}
 
@@ -84,42 +87,46 @@ def fitting(device: torch.device) -> Callable[[RunConfig], int]:
         if key not in known:
             resolved = config.resolved(device)
             data = load_data(resolved.dataset)
-            each = run_bytes(resolved, data)
-            known[key] = int(USED * (free - data.images.nbytes) / each)
+            place = choose_bank(bank, config, device)
+            known[key] = int(USED * (free - data.images.nbytes) / run_bytes(resolved, data, place))
         return max(1, min(MOST, known[key]))
 
     return most
 
 
-def run_bytes(config: ResolvedConfig, data: ImageData) -> int:
+def run_bytes(config: ResolvedConfig, data: ImageData, place: str = "device") -> int:
     """About how much of a GPU's memory a run takes on the batched back-end, in bytes.
 
     What the method keeps, the rows of a cohort during a round, the activations of a training step
     and those of a test. Methods keep so much a client and so much besides, so two tiny
     federations tell what a large one takes.
+
+    Args:
+        config: the run.
+        data: its data set.
+        place: where the rows of clients are; in main memory they take as much of the GPU's as on
+            disk.
     """
     config = replace(config, pretrained=False)
-    (two, _), (three, moving) = (_tiny_bytes(config, data, clients) for clients in (2, 3))
+    kind = BankPlace("device" if place == "device" else "host")
+    (two, _), (three, moving) = (_tiny_bytes(config, data, clients, kind) for clients in (2, 3))
     kept = two + (config.clients - 2) * (three - two)
     layers = layer_bytes(build_model(config.model, data.shape, data.classes, 0), data.shape)
     trained = 2 * config.batch_size * sum(layers)  # forward, and its gradients
     return kept + config.cohort_size * (moving + trained + TESTED * max(layers))
 
 
-def _tiny_bytes(config: ResolvedConfig, data: ImageData, clients: int) -> tuple[int, int]:
+def _tiny_bytes(
+    config: ResolvedConfig, data: ImageData, clients: int, place: BankPlace
+) -> tuple[int, int]:
     """What a method keeps with so few clients of a few images each, and a client's part of what
     moves in a round."""
-    images = min(len(data) // clients, 8)
-    samples, offsets = np.arange(images * clients), images * np.arange(clients + 1)
-    split = Partition(samples, offsets, samples, offsets)
-    federation = build_federation(config, data, partition=split, backend="loop")
-    method = make_method(config.method, federation, config.settings)
-    method.round = 1
+    method = few_clients(config, data, clients, place)
     everyone = torch.arange(clients)
     task = method.task(method.start(everyone)[0], everyone)
-    widest = max(task.variables[0].nbytes, federation.initial.nbytes)
+    widest = max(task.variables[0].nbytes, method.federation.initial.nbytes)
     moving = clients * ROWS * widest + sum(tensor.nbytes for tensor in task.given.values())
-    return sum(tensor.nbytes for tensor in method.state.values()), moving // clients
+    return sum(value.nbytes for value in method.state.values()), moving // clients
 
 
 def layer_bytes(model: ImageModel, shape: tuple[int, int, int]) -> list[int]:

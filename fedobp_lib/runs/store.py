@@ -10,6 +10,7 @@ partition; the device does not count, since it changes results by rounding only.
     summary.json   final numbers, times, provenance and checksums; written last: it marks a
                    finished run
     checkpoint.pt  only while the run is unfinished
+    bank-*.rows    likewise, where the rows of clients are kept on disk
     .lease         only while a process computes the run (`lease`)
 
 A finished run whose files are not as they were written counts as missing (`integrity`). A run may

@@ -16,6 +16,7 @@ from ..errors import SweepFailed, UserError
 from ..methods import METHODS
 from ..training.backends import choose_device
 from . import preemption
+from .bank_choice import check_bank
 from .computing import compute
 from .display import Display
 from .execution import run, tell_device
@@ -88,6 +89,7 @@ def sweep(
     pack: int | None = None,
     workers: int | None = None,
     shard: tuple[int, int] = (1, 1),
+    bank: str = "auto",
 ) -> Sweep:
     """Compute the missing ones of many runs under one progress bar; one that fails stops no other.
 
@@ -105,6 +107,7 @@ def sweep(
             one for methods that are not the kit's, as other processes do not know them.
         shard: (I, N): only the I-th of N parts, counted from 1; the parts are disjoint and the
             same whoever computes them.
+        bank: where the rows of clients are kept, see `execution.run`.
 
     Raises:
         Preempted: the process was asked to end (SIGTERM); checkpoints are written.
@@ -113,6 +116,7 @@ def sweep(
     for name, number in (("workers", workers), ("pack", pack)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}")
+    check_bank(bank)
     resolved = [config.resolved(device) for config in configs]
     names = run_ids(resolved)
     mine = _part_of(names, shard)
@@ -126,20 +130,20 @@ def sweep(
         where = choose_device(device)
         if progress:
             tell_device(where, ", ".join(dict.fromkeys(c.precision for c in todo.values())))
-        size = pack or (fitting(where) if where.type == "cuda" else 1)
+        size = pack or (fitting(where, bank) if where.type == "cuda" else 1)
         with Display(todo, progress) as display, preemption.watching():
             groups = packs(list(todo.values()), size)
             count = min(workers or _workers(todo.values(), where), len(groups))
             if count > 1:
-                Workers(count, device if device != "auto" else where.type).compute(
+                Workers(count, device if device != "auto" else where.type, bank).compute(
                     groups, display.tell
                 )
             else:
-                compute(groups, device, display.tell)
+                compute(groups, device, display.tell, bank)
             failed |= display.failed
             for name in display.busy:
                 # Whoever computes it may fail, so this one waits for it and looks itself.
-                run(todo[name], device=device, progress=False)
+                run(todo[name], device=device, bank=bank, progress=False)
     home = paths.runs_dir()
     results = [RunResult(home / name) for name in wanted if not _is_missing(name)]
     return Sweep(results, failed, len(elsewhere))

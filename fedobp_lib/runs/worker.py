@@ -41,7 +41,7 @@ def main() -> int:
                 except queue.Empty:
                     continue
                 group = [RunConfig(**config) for config in order["group"]]
-                compute([group], order["device"], report)
+                compute([group], order["device"], report, order["bank"], order["processes"])
                 _say(answers, {"kind": "idle"})
         except Preempted:
             pass

@@ -45,11 +45,13 @@ class Workers:
         count: how many.
         device: `cpu` or `cuda`; each worker has a GPU of its own, as far as there are any, or its
             share of the cores.
+        bank: where the rows of clients are kept, see `bank_choice.choose_bank`.
     """
 
-    def __init__(self, count: int, device: str) -> None:
+    def __init__(self, count: int, device: str, bank: str = "auto") -> None:
         self._count = count
         self._device = device
+        self._bank = bank
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._waiting: deque[tuple[Group, int]] = deque()
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -123,7 +125,12 @@ class Workers:
             process = self._processes[number] = self._start(number)
         assert process.stdin and process.stdout
         ended: set[str] = set()
-        order = {"group": [asdict(config) for config in group], "device": self._device}
+        order = {
+            "group": [asdict(config) for config in group],
+            "device": self._device,
+            "bank": self._bank,
+            "processes": self._count,
+        }
         try:
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()

@@ -26,7 +26,8 @@ from torch import nn
 
 from fedobp_lib.data.clients import FINE_TUNE, TRAIN
 from fedobp_lib.errors import UserError
-from fedobp_lib.methods import METHODS, make_settings
+from fedobp_lib.methods import METHODS, make_settings, simplex
+from fedobp_lib.methods.banks import HostBank
 from fedobp_lib.methods.simplex import onto_simplex, project
 
 # The projection comes at the end of round 2; round 3 trains in regions.
@@ -332,6 +333,18 @@ def test_the_projection_spreads_groups_of_clients():
     assert distance[alike].mean() < 0.5 * distance[~alike].mean()
     reference = literal_projection(signals.numpy(), 4)
     np.testing.assert_allclose(points.numpy(), reference, atol=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 40, 7 * 40])
+def test_signals_that_are_read_in_parts(monkeypatch, at_once):
+    """Of a bank, and in parts that do not divide the clients; they are placed as at once."""
+    signals = torch.randn((12, 40), generator=torch.Generator().manual_seed(1)).double()
+    whole = project(signals, 4)
+    bank = HostBank(12, torch.zeros(40).double(), torch.device("cpu"))
+    bank[torch.arange(12)] = signals
+    monkeypatch.setattr(simplex, "AT_ONCE", at_once)
+    for read in (signals, bank):
+        torch.testing.assert_close(project(read, 4), whole, rtol=0, atol=1e-9)
 
 
 def test_more_end_points_than_clients():

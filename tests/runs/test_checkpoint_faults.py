@@ -51,16 +51,39 @@ def faults(state):
     for round_ in (0, 3, -1, "2", None, torch.tensor(2)):
         found[f"round {round_!r}"] = lambda s, value=round_: s.update(round=value)
     found["one more tensor"] = lambda s: s["method"].update(more=torch.zeros(3))
-    for key, tensor in state["method"].items():
+    for key, part in state["method"].items():
+        found[f"no {key}"] = lambda s, key=key: s["method"].pop(key)
+        found[f"nothing of {key}"] = lambda s, key=key: s["method"].update({key: None})
+        if isinstance(part, dict):
+            found |= faults_of_rows(key)
+            continue
+        tensor = part
         other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
         for what, value in {
             "shape": tensor.new_zeros((*tensor.shape, 2)),
             "dtype": tensor.to(other),
-            "nothing": None,
         }.items():
             found[f"{what} of {key}"] = lambda s, k=key, v=value: s["method"].update({k: v})
-        found[f"no {key}"] = lambda s, key=key: s["method"].pop(key)
     return found
+
+
+def faults_of_rows(key):
+    """Of a part that holds the rows of some clients alone."""
+
+    def change(name, new):
+        return lambda s: s["method"][key].update({name: new(s["method"][key][name])})
+
+    return {
+        f"no clients of {key}": lambda s: s["method"][key].pop("clients"),
+        f"no rows of {key}": lambda s: s["method"][key].pop("rows"),
+        f"a row less of {key}": change("rows", lambda rows: rows[:-1]),
+        f"shape of {key}": change("rows", lambda rows: [*rows[:-1], rows[-1][:-1]]),
+        f"dtype of {key}": change("rows", lambda rows: [*rows[:-1], rows[-1].double()]),
+        f"a number as row of {key}": change("rows", lambda rows: [*rows[:-1], 1.0]),
+        f"a client that is not there of {key}": change("clients", lambda c: c + 3),
+        f"a client twice of {key}": change("clients", lambda c: c * 0),
+        f"halves of clients of {key}": change("clients", lambda c: c.double()),
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,10 +124,15 @@ def test_of_any_fault_nothing_is_taken_and_of_none_everything(method, tmp_path, 
 
 
 def same(one, two):
-    tensors = [state["method"] for state in (one, two)]
+    tensors = [tensors_of(state["method"]) for state in (one, two)]
     return {**one, "method": 0} == {**two, "method": 0} and all(
-        torch.equal(tensor, tensors[1][key]) for key, tensor in tensors[0].items()
+        torch.equal(*both) for both in zip(*tensors, strict=True)
     )
+
+
+def tensors_of(method):
+    parts = [part if isinstance(part, dict) else {"rows": [part]} for part in method.values()]
+    return [t for part in parts for t in (part.get("clients"), *part["rows"]) if t is not None]
 
 
 def test_a_changed_bit_anywhere_is_found_or_changes_nothing(stopped, tmp_path, capsys):

@@ -6,7 +6,7 @@ from helpers.literal import tiny_images
 from helpers.pretend_gpu import PretendGPU, patch_kit, waits
 
 from fedobp_lib import RunConfig
-from fedobp_lib.methods import METHODS
+from fedobp_lib.methods import METHODS, ON_DEVICE, BankPlace
 from fedobp_lib.simulation import simulate
 from fedobp_lib.training.packing import run_packed
 from fedobp_lib.training.tasks import Task
@@ -25,16 +25,16 @@ def gpu(monkeypatch):
     torch.set_num_threads(before)
 
 
-def simulation_on(device, config, backend="batched"):
-    made = simulate(config, tiny_images(), device=device, backend=backend)
+def simulation_on(device, config, backend="batched", place=ON_DEVICE):
+    made = simulate(config, tiny_images(), device=device, backend=backend, place=place)
     if backend == "batched":
         made.trainer.backend.graphs = device != "cpu"
         made.trainer.backend.stack.convolution = "unfolded"
     return made
 
 
-def run_on(device, config):
-    made = simulation_on(device, config)
+def run_on(device, config, place=ON_DEVICE):
+    made = simulation_on(device, config, place=place)
     made.run(progress=False)
     return made
 
@@ -57,6 +57,20 @@ def test_every_method_replayed_equals_the_cpu(method):
     assert difference(ours, reference) < 1e-6
     assert ours.trainer.backend.graphs  # every recording worked
     assert (waits["replays"] > 0) == (method != "majority-class")
+
+
+@pytest.mark.parametrize(("method", "kind"), [("fedobp", "host"), ("fedspa", "disk")])
+def test_rows_that_are_not_on_the_gpu(method, kind, tmp_path):
+    """The cohort's are brought there and back; numbers are those of rows that stay there."""
+    config = RunConfig(**SMALL, method=method, batch_size=8, eval_every=2)
+    with PretendGPU():
+        there, ours = run_on("meta", config), run_on("meta", config, BankPlace(kind, tmp_path))
+        assert ours.history == there.history
+        for name, tensor in there.method.state.items():
+            kept = ours.method.state[name]
+            rows = kept if isinstance(kept, torch.Tensor) else kept[torch.arange(6)]
+            assert rows.device == tensor.device and torch.equal(rows.host, tensor.host)
+    assert ours.trainer.backend.graphs
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedobp"])
