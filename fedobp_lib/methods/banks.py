@@ -144,7 +144,8 @@ class HostBank(Bank):
 
     def kept(self) -> dict[str, Any]:
         clients = self.written
-        return {"clients": torch.tensor(clients), "rows": [self._rows[c] for c in clients]}
+        numbers = torch.tensor(clients, dtype=torch.int64)  # also where there is none
+        return {"clients": numbers, "rows": [self._rows[c] for c in clients]}
 
     def commit(self) -> None:
         """Nothing follows."""
