@@ -31,6 +31,7 @@ from .base import (
     make_method,
     make_settings,
     register,
+    scores_on_server,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "make_method",
     "make_settings",
     "register",
+    "scores_on_server",
 ]

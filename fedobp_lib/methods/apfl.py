@@ -136,9 +136,13 @@ class APFL(Method):
     def models(self, rows: Tensor, clients: Tensor) -> Tensor:
         return mix(rows[:, :-1], rows[:, -1:])
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
-        own, shared = trained[:, :-1].tensor_split(2, dim=1)
-        self.state["own"][clients] = own
+    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
+        return trained[:, :-1].tensor_split(2, dim=1)[1]
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        self.state["own"][clients] = trained[:, :-1].tensor_split(2, dim=1)[0]
         self.state["alpha"][clients] = trained[:, -1]
-        weighted = self.settings.sample_weights
-        self.state["global"] = self.average(clients, shared) if weighted else shared.mean(0)
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """The plain mean of rows (size,), or where asked the weighted one."""
+        return super().average(clients, rows) if self.settings.sample_weights else rows.mean(0)

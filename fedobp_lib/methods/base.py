@@ -6,6 +6,12 @@ A round, as the simulation runs it:
     trained = method.train(start, cohort)             # its local training
     method.finish(cohort, start, trained)             # what server and clients keep
 
+and `finish` is, side by side,
+
+    uploaded = method.upload(cohort, start, trained)  # what the clients send
+    method.keep(cohort, start, trained)               # what they keep
+    method.aggregate(cohort, uploaded)                # what the server makes of it
+
 What `train` optimizes is said by `task`, plain SGD unless a method differs. Rows are models
 unless `models` says how to read them. `method.round` is the number of the round, from 1. `start`
 and `train` change nothing, so any client's model can be looked at or fine-tuned at any time; all
@@ -90,6 +96,11 @@ class Method:
         """The server's model (size,)."""
         return self.state["global"]
 
+    @property
+    def travels(self) -> slice | Tensor:
+        """The columns of a model that server and clients send each other; all, or an index."""
+        return slice(None)
+
     def bank(self, initial: Initial | None = None) -> Any:
         """A row for every client, to be read and written as `bank[clients]`.
 
@@ -145,8 +156,33 @@ class Method:
         return rows
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
-        """Keep what server and clients keep after a round."""
-        self.state["global"] = self.average(clients, trained)
+        """Keep what server and clients keep after a round.
+
+        A method that overrides this one instead of its three parts cannot be taken apart, as
+        between the processes of a real federation.
+        """
+        uploaded = self.upload(clients, start, trained)
+        self.keep(clients, start, trained)
+        self.aggregate(clients, uploaded)
+
+    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
+        """What the clients send to the server: rows (K, T), of the columns that travel."""
+        return trained[:, self.travels]
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        """Keep what is each client's own; the server's model is still the one of this round."""
+
+    def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
+        """Make the server's new model of what clients have uploaded, (K, T)."""
+        if isinstance(self.travels, slice):
+            self.state["global"] = self.average(clients, uploaded)
+            return
+        # Whole rows, as the sum of a column may depend on where it is.
+        rows = self.global_params.repeat(len(clients), 1)
+        rows[:, self.travels] = uploaded
+        merged = self.global_params.clone()
+        merged[self.travels] = self.average(clients, rows)[self.travels]
+        self.state["global"] = merged
 
     def average(self, clients: Tensor, rows: Tensor) -> Tensor:
         """Mean of rows weighted by the clients' training samples (paper, Eq. 2): (size,).
@@ -156,6 +192,14 @@ class Method:
         """
         weights = self.federation.data.train_counts[clients].to(rows.dtype)
         return (weights / weights.sum()) @ rows
+
+
+def scores_on_server(method: Method) -> bool:
+    """Whether the server makes each client's start, and keeps for it what others keep themselves.
+
+    A client of such a method gets a row to begin with, trains it, and sends it back.
+    """
+    return getattr(method.settings, "scoring", "client") == "server"
 
 
 def added(default: Any) -> Any:

@@ -211,11 +211,10 @@ class FedDPA(Method):
         """The plain mean of rows (size,) (paper, Algorithm 1); the benchmark weights it."""
         return super().average(clients, rows) if self.settings.benchmark else rows.mean(0)
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained
-        super().finish(clients, start, self.uploads(clients, trained))
 
-    def uploads(self, clients: Tensor, trained: Tensor) -> Tensor:
+    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
         """The models (K, size) as the server gets them, clipped and noised if asked."""
         if not self.settings.clip:
             return trained

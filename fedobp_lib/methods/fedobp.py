@@ -6,7 +6,9 @@ In a round, each client of the cohort
 3. keeps its own parameters above the threshold and takes all others from the server (Eq. 9),
 4. trains that merged model on its data (Eq. 10) and uploads it;
 the server averages the uploads (Eq. 2). Steps 1 to 3 need only what the server has seen, so in the
-cloud-edge version of the paper the server does them; the numbers are the same.
+cloud-edge version of the paper the server does them (`scoring=server`): it keeps every client's
+last upload, scores, thresholds and merges, and sends the merged model. The client then only trains,
+and keeps nothing. The numbers are the same.
 
 Where asked, step 1 averages a client's scores over the rounds it took part in (`ema`), as the
 authors' main runs did. A test of a client changes nothing here; in their code it adds one more
@@ -33,6 +35,9 @@ from ..scoring import (
     saliency_score,
 )
 from .base import Federation, Method, added, register
+from .downlink import DOWNLINKS, differences, merged
+
+SIDES = ("client", "server")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class FedOBPSettings:
         buffers: score and personalize the running statistics of batch normalization like
             parameters, as the benchmark behind the paper does on ResNet-18.
         quantile_rule: `linear` or `inverted_cdf`; None: the protocol's.
+        scoring: who takes steps 1 to 3: `client`, or `server`, as in the cloud-edge version of
+            the paper. The numbers are the same.
+        downlink: what a scoring server sends: `merged`, each client's model, or `sparse`, its
+            own model to all and to each client its personal parameters.
     """
 
     quantile: float | None = None
@@ -60,6 +69,8 @@ class FedOBPSettings:
     classifier_only: bool = False
     buffers: bool = added(False)
     quantile_rule: str | None = None
+    scoring: str = added("client")
+    downlink: str = added("merged")
 
     def __post_init__(self) -> None:
         if self.quantile is not None and not 0 <= self.quantile <= 1:
@@ -76,6 +87,14 @@ class FedOBPSettings:
             )
         if self.quantile_rule not in (None, *QUANTILE_RULES):
             raise unknown("quantile rule", self.quantile_rule, QUANTILE_RULES)
+        if self.scoring not in SIDES:
+            raise unknown("side that scores", self.scoring, SIDES)
+        if self.downlink not in DOWNLINKS:
+            raise unknown("downlink", self.downlink, DOWNLINKS)
+        if self.scoring == "server" and self.score == "fisher":
+            raise UserError("a server cannot take Fisher scores, which need the clients' data")
+        if self.scoring == "client" and self.downlink != "merged":
+            raise UserError("the downlink is that of a scoring server; set scoring=server")
 
 
 @register("fedobp")
@@ -110,9 +129,13 @@ class FedOBP(Method):
         tau = threshold(scores[:, self.scored], self.quantile, self.rule)
         mask = torch.zeros_like(scores, dtype=torch.bool)
         mask[:, self.scored] = personal_mask(scores[:, self.scored], tau)
-        return merge(mask, local, self.global_params), mask[:, : layout.parameters]
+        rows = merge(mask, local, self.global_params)
+        if self.settings.downlink == "sparse":
+            sent = [differences(row, own) for row, own in zip(rows, mask, strict=True)]
+            rows = torch.stack([merged(self.global_params, *parts) for parts in sent])
+        return rows, mask[:, : layout.parameters]
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         if self.settings.ema:
             averages = self.averaged(self.state["local"][clients], clients)
             self.state["average"][clients] = averages
@@ -120,7 +143,6 @@ class FedOBP(Method):
         self.state["local"][clients] = trained
         if "start" in self.state:
             self.state["start"][clients] = start
-        super().finish(clients, start, trained)
 
     def averaged(self, local: Tensor, clients: Tensor) -> Tensor:
         """Scores (K, width), averaged over the clients' rounds where the settings ask for it."""

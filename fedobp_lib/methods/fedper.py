@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import Federation, Method, column_mask, register
@@ -35,6 +36,9 @@ class FedPer(Method):
         super().__init__(federation, settings)
         self.columns = federation.layout.layers["classifier"]
         self.mask = column_mask(federation.layout, "classifier", device=federation.initial.device)
+        self.body = torch.ones_like(federation.initial, dtype=torch.bool)
+        self.body[self.columns] = False
+        self.body = self.body.nonzero()[:, 0]
         self.state["classifiers"] = self.bank(federation.initial[self.columns])
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +46,9 @@ class FedPer(Method):
         rows[:, self.columns] = self.state["classifiers"][clients]
         return rows, self.mask
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    @property
+    def travels(self) -> Tensor:
+        return self.body
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["classifiers"][clients] = trained[:, self.columns]
-        super().finish(clients, start, trained)

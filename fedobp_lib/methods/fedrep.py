@@ -122,8 +122,13 @@ class FedRep(Method):
         rows[:, self.columns] = trainer.fit(heads, *place, features, epochs=of_head)
         return trainer.fit(self.task(rows, clients), *place, epochs=of_body, skip=of_head)
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    @property
+    def travels(self) -> Tensor:
+        return (~self.head).nonzero()[:, 0]
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["heads"][clients] = trained[:, self.columns]
-        weighted = self.settings.sample_weights
-        average = self.average(clients, trained) if weighted else trained.mean(0)
-        self.state["global"] = torch.where(self.head, self.global_params, average)
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """The plain mean of rows (size,), or where asked the weighted one."""
+        return super().average(clients, rows) if self.settings.sample_weights else rows.mean(0)

@@ -84,7 +84,12 @@ class LGFedAvg(Method):
         rows[:, self.columns] = self.global_params[self.columns]
         return rows, self.mask
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    @property
+    def travels(self) -> Tensor:
+        return self.columns
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained
-        uploaded = trained[:, self.columns]
+
+    def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
         self.state["global"][self.columns] = self.average(clients, uploaded)

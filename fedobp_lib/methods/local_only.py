@@ -25,5 +25,12 @@ class LocalOnly(Method):
         everything = torch.ones(1, dtype=torch.bool, device=clients.device)
         return self.state["local"][clients], everything
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    @property
+    def travels(self) -> Tensor:
+        return torch.empty(0, dtype=torch.int64, device=self.global_params.device)
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained
+
+    def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
+        pass

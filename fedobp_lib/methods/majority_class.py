@@ -30,5 +30,9 @@ class MajorityClass(Method):
     def train(self, start: Tensor, clients: Tensor, purpose: int = TRAIN) -> Tensor:
         return start
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+    @property
+    def travels(self) -> Tensor:
+        return torch.empty(0, dtype=torch.int64, device=self.global_params.device)
+
+    def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
         pass

@@ -351,20 +351,20 @@ def test_noise_is_on_the_upload_and_drawn_from_the_seed(federation):
         method.round = 1
     start, _ = silent.start(clients)
     trained = silent.train(start, clients)
-    noise = loud.uploads(clients, trained) - silent.uploads(clients, trained)
-    assert torch.equal(again.uploads(clients, trained), loud.uploads(clients, trained))
+    noise = loud.upload(clients, start, trained) - silent.upload(clients, start, trained)
+    assert torch.equal(again.upload(clients, start, trained), loud.upload(clients, start, trained))
     deviation = 2 * 0.3 / CLIENTS**0.5
     assert noise.std(dim=1).tolist() == pytest.approx([deviation] * 2, rel=0.02)
     assert noise.mean(dim=1).abs().max() < 0.01
     assert abs(torch.corrcoef(noise)[0, 1]) < 0.02  # each client has its own
     loud.round = 2
-    later = loud.uploads(clients, trained) - silent.uploads(clients, trained)
+    later = loud.upload(clients, start, trained) - silent.upload(clients, start, trained)
     assert abs(torch.corrcoef(torch.stack([noise[0], later[0]]))[0, 1]) < 0.02
 
     loud.round = 1
     loud.finish(clients, start, trained)
     assert torch.equal(loud.state["local"][clients], trained)
-    mean = again.uploads(clients, trained).mean(0)
+    mean = again.upload(clients, start, trained).mean(0)
     assert torch.equal(loud.global_params, mean)
 
 
