@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--set takes NAME=VALUE, got {text!r}")
         settings[name] = value
-    for name in ("quantile", "score"):
+    for name in ("quantile", "score", "scoring", "downlink"):
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
     names = [field.name for field in fields(RunConfig) if field.name != "settings"]

@@ -253,6 +253,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score", help="FedOBP's score: obp (default), gradient, fisher or saliency"
     )
+    parser.add_argument("--scoring", help="who scores for FedOBP: client (default) or server")
+    parser.add_argument(
+        "--downlink", help="what a scoring server sends: merged (default) or sparse"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters of the method; see `fedobp methods`",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.literal import CLIENTS, COHORTS, make, play, tiny_federation
 
-from fedobp_lib import UserError
+from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.methods import METHODS, Method, make_settings, scores_on_server
 
 SPLIT = [name for name, method in METHODS.items() if method.finish is Method.finish]
@@ -88,3 +88,15 @@ def test_a_scoring_server_changes_no_bit(backend, settings):
 def test_what_cannot_be_is_refused(settings, reason):
     with pytest.raises(UserError, match=reason):
         make_settings(METHODS["fedobp"], settings)
+
+
+@pytest.mark.parametrize("backend", ["loop", "batched"])
+def test_histories_are_the_same_byte_for_byte(backend):
+    size = {"clients": 6, "participation": 0.5, "rounds": 3, "local_epochs": 1}
+    here, there = (
+        run(RunConfig(**size, settings={"quantile": 0.9} | settings), backend=backend)
+        for settings in ({}, {"scoring": "server", "downlink": "sparse"})
+    )
+    assert here.run_id != there.run_id
+    for name in ("history.csv", "layers.csv", "clients.csv"):
+        assert (here.directory / name).read_bytes() == (there.directory / name).read_bytes()
