@@ -145,7 +145,6 @@ class FedALA(Method):
             for others in away.nonzero()[:, 0].split(len(clients)):
                 untrained, _ = self.start(others)
                 self.keep(others, untrained, untrained)
-        self.keep(clients, start, trained)
         super().finish(clients, start, trained)
 
     def keep(self, clients: Tensor, start: Tensor, models: Tensor) -> None:
