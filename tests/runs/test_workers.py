@@ -141,9 +141,9 @@ def started(command):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("count", ["1", "2"])
-def test_sigterm_writes_checkpoints_and_the_same_command_continues(elsewhere, count):
-    command = [*COMMAND, "--rounds", "15", "--workers", count]
+@pytest.mark.parametrize("how", [["--workers", "1"], ["--workers", "2"], ["--pack", "2"]])
+def test_sigterm_writes_checkpoints_and_the_same_command_continues(elsewhere, how):
+    command = [*COMMAND, "--rounds", "15", *how]
     process = started(command)
     while not list(runs_dir().glob("*/config.json")):
         time.sleep(0.05)
@@ -155,8 +155,26 @@ def test_sigterm_writes_checkpoints_and_the_same_command_continues(elsewhere, co
     assert "the same command continues" in told and "Traceback" not in told
     assert list(runs_dir().glob("*/checkpoint.pt"))
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    wanted = elsewhere(configs(15))
-    assert numbers(sweep(configs(15), progress=False).results) == wanted
+    found = sweep(configs(15), progress=False).results
+    if how[0] == "--workers":
+        assert numbers(found) == elsewhere(configs(15))
+    assert not list(runs_dir().glob("*/checkpoint.pt")) and len(found) == 6
+
+
+def test_sigterm_ends_a_single_run_likewise(monkeypatch, tmp_path):
+    command = [*COMMAND[:3], "run", "--rounds", "40", *COMMAND[-6:]]
+    process = started(command)
+    while not list(runs_dir().glob("*/config.json")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.terminate()
+    told = process.communicate()[1]
+    assert process.returncode == PREEMPTED and "the same command continues" in told
+    assert "Traceback" not in told and list(runs_dir().glob("*/checkpoint.pt"))
+    config, seen = RunConfig(**TINY, rounds=40), []
+    resumed = run(config, on_round=lambda simulation: seen.append(simulation.round))
+    assert seen[0] >= 1
+    assert numbers([resumed]) == numbers([run(config, directory=tmp_path / "undisturbed")])
 
 
 def test_killed_again_and_again_it_gives_the_undisturbed_runs(elsewhere, monkeypatch):
@@ -173,13 +191,29 @@ def test_killed_again_and_again_it_gives_the_undisturbed_runs(elsewhere, monkeyp
     assert numbers(sweep(configs(8), progress=False).results) == elsewhere(configs(8))
 
 
-def test_two_sweeps_over_one_grid_share_the_work(elsewhere):
-    command = [*COMMAND, "--rounds", "12"]
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_sweeps_over_one_grid_share_the_work(elsewhere, killed):
+    command = [*COMMAND, "--rounds", "6"]
     both = [started(command) for _ in range(2)]
+    if killed:
+        while len(list(runs_dir().glob("*/.lease"))) < 2:
+            time.sleep(0.02)
+        both.pop().kill()
     told = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert numbers(sweep(configs(12), progress=False).results) == elsewhere(configs(12))
+    assert {process.returncode for process in both} == {0}, told
+    assert numbers(sweep(configs(6), progress=False).results) == elsewhere(configs(6))
     assert not list(runs_dir().glob("*/.lease")) and not list(runs_dir().glob("*.bad"))
+
+
+@pytest.mark.parametrize("how", [{"workers": 2}, {"workers": 1, "pack": 3}])
+def test_a_run_that_diverges_leaves_the_good_ones_beside_it_alone(elsewhere, how):
+    good = configs()[:2]
+    bad = RunConfig(**TINY, rounds=3, lr=1e20, seed=2)
+    done = sweep([good[0], bad, good[1]], progress=False, **how)
+    assert [bool(result.diverged) for result in done.results] == [False, True, False]
+    assert not done.failed
+    if how["workers"] == 2:
+        assert numbers([done.results[0], done.results[2]]) == elsewhere(good)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
