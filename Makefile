@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PRESET ?= quick
 BIN := .venv/bin
+# Here the kernel python3 is this environment's, whatever else on the machine has that name.
+KERNEL := JUPYTER_PATH="$(CURDIR)/.venv/share/jupyter:$$JUPYTER_PATH"
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .PHONY: help install reproduce test lint lab notebooks clean
@@ -41,10 +43,10 @@ lint: install
 	$(BIN)/mypy
 
 lab: install
-	$(BIN)/jupyter lab notebooks
+	$(KERNEL) $(BIN)/jupyter lab notebooks
 
 notebooks: install
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	$(KERNEL) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:

@@ -62,7 +62,7 @@ def run_part(
 ) -> None:
     """Run a part's process; if it dies or takes too long, that is the last row of its table."""
     path = folder / f"{name}.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         rows_of(name, device, file).writeheader()
     fault = None
     try:
@@ -73,13 +73,13 @@ def run_part(
         fault = f"the part was not done in {seconds:.0f} s"
     if fault:
         _say(f"  {name}: {fault}")
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             rows_of(name, device, file).writerow({"fault": fault} | made_by(device))
 
 
 def measure(name: str, device: torch.device, tiny: bool, folder: Path, ends: float) -> None:
     """The rows of a part, in this process, below the header that is there."""
-    with (folder / f"{name}.csv").open("a", newline="") as file:
+    with (folder / f"{name}.csv").open("a", newline="", encoding="utf-8") as file:
         rows = rows_of(name, device, file)
         for case, ask in PARTS[name].cases(device, Scale.of(tiny)):
             left = max(0, ends - time.time())
@@ -110,7 +110,7 @@ def summary(names: Sequence[str], folder: Path) -> int:
     """Say what there is to worry about; 1 if there is any."""
     bad = 0
     for name in names:
-        with (folder / f"{name}.csv").open(newline="") as file:
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         wrong = [row for row in rows if row["fault"] or row.get("verdict") == "differs"]
         bad += len(wrong)

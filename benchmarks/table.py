@@ -18,7 +18,7 @@ BLOCK = re.compile(r"(<!-- table: (\w+); ([\w., ]+) -->\n).*?(<!-- end -->)", re
 
 def markdown(path: Path, columns: list[str]) -> str:
     """Columns of a CSV file as a Markdown table."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [[row[column] or "-" for column in columns] for row in csv.DictReader(file)]
     header = [column.replace("_", " ") for column in columns]
     lines = [header, ["---"] * len(columns), *rows]
@@ -32,4 +32,4 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     readme = HERE / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")

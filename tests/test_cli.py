@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from fedobp_lib.cli import main
 from fedobp_lib.config import RunConfig
@@ -114,6 +115,36 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, arguments, me
     assert code == 2 and out == ""
     assert err.startswith("fedobp: ") and err.count("\n") == 1 and message in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_home_folder_is_meant_wherever_a_path_is_given(tmp_path, monkeypatch, capsys):
+    """A shell leaves the tilde in `--option=~/folder`."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    dirichlet_partition(np.arange(1797) % 10, 6, 1.0, 3).save(home / "split.npz")
+    (home / "grid.toml").write_text(
+        'method = "fedavg"\nclients = 6\nrounds = 1\npartition = "~/split.npz"'
+    )
+    figures = home / "figures" / "smoke"
+    figures.mkdir(parents=True)
+    (figures / "table.csv").write_text("n\n1\n")
+    assert main(["run", *TINY, "--partition=~/split.npz", "--runs-dir=~/runs"]) == 0
+    assert main(["runs", "export", "~/some.tar.gz", "--runs-dir=~/runs"]) == 0
+    assert main(["runs", "import", "~/some.tar.gz", "--runs-dir=~/others"]) == 0
+    assert main(["sweep", "--file=~/grid.toml", "--dry-run"]) == 0
+    monkeypatch.setenv("FEDOBP_FIGURES", "~/figures")
+    assert not list(here.iterdir())
+    monkeypatch.chdir(ROOT)  # where the notebooks are
+    assert main(["report", "--preset", "smoke", "--output=~/page.html"]) == 0
+    found = {path.name for path in home.iterdir()}
+    assert found >= {"runs", "others", "some.tar.gz", "page.html"}
+    for path in ("", "~nosuch/runs"):
+        with pytest.raises(SystemExit):
+            main(["runs", "list", f"--runs-dir={path}"])
+        assert capsys.readouterr().err.splitlines()[-1].startswith("fedobp: argument --runs-dir")
 
 
 @pytest.mark.parametrize("name", ["FEDOBP_RUNS", "FEDOBP_FIGURES", "FEDOBP_DATA"])

@@ -1,7 +1,12 @@
 """One source of truth: pyproject.toml; the other files must agree with it."""
 
 import importlib.util
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -83,3 +88,34 @@ def test_every_data_file_of_the_package_is_installed():
     ours = (ROOT / "fedobp_lib").rglob("*")
     data = {path for path in ours if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert data and data <= taken
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.parametrize("target", ["lab", "notebooks"])
+@pytest.mark.parametrize("place", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
+def test_jupyter_starts_this_environments_kernel_whatever_else_has_its_name(
+    target, place, tmp_path
+):
+    """Beside a kernel of another program, which calls itself `python3` and would be found first."""
+    foreign = tmp_path / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    copy = tmp_path / "kit"
+    own = copy / ".venv" / "share" / "jupyter" / "kernels" / "python3"
+    own.mkdir(parents=True)
+    (own / "kernel.json").write_text(json.dumps(spec | {"display_name": "ours"}))
+    (copy / "Makefile").write_text((ROOT / "Makefile").read_text())
+    told = copy / ".venv" / "bin" / "jupyter"  # says which kernel it would start
+    told.parent.mkdir()
+    told.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'from jupyter_client.kernelspec import "
+        'get_kernel_spec as of; print(of("python3").display_name)\'\n'
+    )
+    told.chmod(0o755)
+    environment = os.environ | {place: str(tmp_path), "JUPYTER_PREFER_ENV_PATH": "0"}
+    done = subprocess.run(
+        ["make", "--silent", "--old-file=install", target],
+        cwd=copy, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["ours"], done.stderr

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from .. import paths
+from ..errors import UserError
 from . import commands, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
@@ -118,7 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
     )
-    report.add_argument("--output", metavar="FILE", help="default: figures/PRESET/report.html")
+    report.add_argument(
+        "--output", type=_path, metavar="FILE", help="default: figures/PRESET/report.html"
+    )
     report.set_defaults(action=commands.report)
 
     data = subcommands.add_parser("data", help="list and fetch data sets")
@@ -135,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     runs = subcommands.add_parser("runs", help="look after runs on disk")
     _add_runs_commands(runs.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser))
-    run.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+    run.add_argument("--runs-dir", type=_path, help=RUNS_DIR_HELP)
     return parser
 
 
@@ -151,7 +155,7 @@ def _add_runs_commands(runs: argparse._SubParsersAction) -> None:
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+    where.add_argument("--runs-dir", type=_path, help=RUNS_DIR_HELP)
 
     listing = runs.add_parser("list", help="all runs", parents=[chosen, as_json, where])
     listing.set_defaults(action=runs_commands.list_)
@@ -170,10 +174,10 @@ def _add_runs_commands(runs: argparse._SubParsersAction) -> None:
     collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     collect.set_defaults(action=runs_commands.collect)
     export = runs.add_parser("export", help="finished runs as one archive", parents=[chosen, where])
-    export.add_argument("file", metavar="FILE", help="for instance runs.tar.gz")
+    export.add_argument("file", type=_path, metavar="FILE", help="for instance runs.tar.gz")
     export.set_defaults(action=runs_commands.export)
     take_in = runs.add_parser("import", help="take in the runs of an archive", parents=[where])
-    take_in.add_argument("file", metavar="FILE")
+    take_in.add_argument("file", type=_path, metavar="FILE")
     take_in.set_defaults(action=runs_commands.import_)
 
 
@@ -205,7 +209,9 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters of the methods; a name may come several times",
     )  # fmt: skip
-    parser.add_argument("--file", metavar="FILE", help="a TOML file that says which runs")
+    parser.add_argument(
+        "--file", type=_path, metavar="FILE", help="a TOML file that says which runs"
+    )
     parser.add_argument(
         "--table", nargs="+", type=int, metavar="N", help="the runs of tables of the paper"
     )
@@ -230,6 +236,16 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _path(text: str) -> str:
+    """A path with its `~` replaced, which a shell leaves in `--option=~/folder`."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    try:
+        return str(paths.expanded(text, "path"))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
     """Name, type, help and default of each field of a run that can be given by name."""
     from ..config import RunConfig
@@ -237,7 +253,8 @@ def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
     known = {f.name: f for f in fields(RunConfig)}
     found: list[tuple[str, Callable[[str], Any], str, Any]] = []
     for name, text in RUN_FIELDS.items():
-        parse = {"int": int, "flo": float}.get(str(known[name].type)[:3], str)
+        kind = "path" if name == "partition" else str(known[name].type)[:3]
+        parse: Callable[[str], Any] = {"int": int, "flo": float, "path": _path}.get(kind, str)
         found.append((name, parse, text, known[name].default))
     return found
 

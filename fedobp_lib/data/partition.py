@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
+from ..paths import expanded
 from .npz import read_arrays
 
 ARRAYS = ("train_indices", "train_offsets", "test_indices", "test_offsets")
@@ -94,8 +95,9 @@ class Partition:
         Raises:
             UserError: the file is missing, unreadable, truncated or not a partition.
         """
+        file = expanded(path, "partition")
         try:
-            arrays = read_arrays(path, ARRAYS)
+            arrays = read_arrays(file, ARRAYS)
         except FileNotFoundError:
             raise UserError(f"there is no partition file {str(path)!r}") from None
         except (OSError, ValueError) as error:

@@ -74,7 +74,7 @@ def run(
     check_bank(bank)
     config = config.resolved(device)
     data = load_data(config.dataset)
-    home = Path(directory) if directory is not None else paths.runs_dir()
+    home = paths.runs_dir() if directory is None else paths.expanded(directory, "directory")
     folder = home / run_id(config, data)
     if is_finished(folder):
         return RunResult(folder)
