@@ -251,11 +251,11 @@ def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
     from ..config import RunConfig
 
     known = {f.name: f for f in fields(RunConfig)}
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "flo": float, "path": _path}
     found: list[tuple[str, Callable[[str], Any], str, Any]] = []
     for name, text in RUN_FIELDS.items():
         kind = "path" if name == "partition" else str(known[name].type)[:3]
-        parse: Callable[[str], Any] = {"int": int, "flo": float, "path": _path}.get(kind, str)
-        found.append((name, parse, text, known[name].default))
+        found.append((name, kinds.get(kind, str), text, known[name].default))
     return found
 
 
