@@ -36,6 +36,8 @@ PAPER_SIZE = Size(clients=100, participation=0.1, rounds=400)
 SMALL_SIZE = Size(clients=20, participation=0.2, rounds=40)
 
 EVAL_AFTER = ("final", "always", "never")
+COUNTS = ("rounds", "local_epochs", "batch_size", "clients", "eval_every")
+LARGEST = 2**63 - 1  # a whole number that tables can hold
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,13 @@ def _check(config: ResolvedConfig) -> None:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
             raise UserError(f"{name} must be greater than 0 and finite, got {value}")
-    for name in ("rounds", "local_epochs", "batch_size", "clients", "eval_every"):
+    for name in COUNTS:
         value = getattr(config, name)
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
+    for name in (*COUNTS, "min_samples", "seed", "partition_seed"):
+        if getattr(config, name) > LARGEST:
+            raise UserError(f"{name} must be at most 2^63 - 1, got {getattr(config, name)}")
     if config.partition is None and config.min_samples < 2:
         raise UserError(f"min_samples must be at least 2, got {config.min_samples}")
     if not 0 < config.participation <= 1:

@@ -55,7 +55,9 @@ def build_federation(
     initial = layout.flatten(model).to(device)
     if isinstance(backend, str):
         backend = make_backend(backend, model, layout, device, config.precision)
-    settings = LocalSettings(config.local_epochs, config.batch_size, config.lr, config.momentum)
+    # Memory is laid out for whole batches.
+    batch_size = min(config.batch_size, int(client_data.train_counts.max()))
+    settings = LocalSettings(config.local_epochs, batch_size, config.lr, config.momentum)
     return Federation(
         initial=initial,
         layout=layout,

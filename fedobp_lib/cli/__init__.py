@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -12,13 +13,16 @@ from .parser import build_parser
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (failed), 2 (bad input),
     75 (SIGTERM), 130 (Ctrl-C)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = build_parser().parse_args(arguments)
         code = options.action(options) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"fedobp: {error}", file=sys.stderr)
+        # What was typed, and is repeated in it, may have lines of its own.
+        print(f"fedobp: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except SweepFailed as error:
         print(f"fedobp: {error}", file=sys.stderr)

@@ -116,8 +116,9 @@ def reproduce(options: argparse.Namespace) -> int:
         from ..runs.estimate import forecast, forecast_text
         from ..terminal import folded
 
+        text = forecast_text(forecast(plan.runs, options.device))
         print(folded("notebooks: " + ", ".join(path.stem for path in plan.notebooks)))
-        print(forecast_text(forecast(plan.runs, options.device)))
+        print(text)
         return 0
 
     from papermill import PapermillExecutionError

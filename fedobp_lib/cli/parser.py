@@ -54,7 +54,8 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def error(self, message: str):
-        print(f"fedobp: {message} (see `{self.prog} --help`)", file=sys.stderr)
+        line = " ".join(message.split())  # what was typed may have lines of its own
+        print(f"fedobp: {line} (see `{self.prog} --help`)", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -242,7 +242,7 @@ def find_method(name: str) -> type[Method]:
     Raises:
         UserError: no such method; the message names the nearest one.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:  # a file may say anything
         raise unknown("method", name, METHODS)
     return METHODS[name]
 
