@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fedobp_lib import RunConfig, UserError, grid, run, run_all
 from fedobp_lib.cli import main
 from fedobp_lib.errors import SweepFailed
-from fedobp_lib.methods import METHODS, Method
+from fedobp_lib.methods import METHODS
 from fedobp_lib.runs import estimate
 from fedobp_lib.runs.files import LEFTOVER
 from fedobp_lib.runs.grids import read_grid
@@ -102,13 +102,8 @@ def sandbox(tmp_path_factory):
         patch.setattr("fedobp_lib.data.datasets.fetch", no_network)
         patch.setattr("fedobp_lib.data.download.fetch", no_network)
         patch.setattr("fedobp_lib.data.partition.MAX_DRAWS", 5)
-        patch.setattr(estimate, "measure_round", lambda *a: estimate.Round(1.0, 1.0))
+        patch.setattr(estimate, "measure", lambda *a: estimate.Rate(1e-3, 1e-3))
         patch.setattr(Simulation, "step", step)
-        patch.setattr(
-            Method,
-            "bank",
-            lambda self: self.federation.initial.expand(self.federation.data.clients, -1),
-        )
         yield Sandbox(folder)
 
 
@@ -171,6 +166,7 @@ GOOD = {
     "--partition": ["none.npz"], "--partition-seed": ["0", "7"], "--eval-every": ["1", "1000"],
     "--eval-after": ["final", "never"], "--runs-dir": ["other", "runs"],
     "--set": ["quantile=0.9", "score=obp"], "--device": ["cpu", "auto"],
+    "--bank": ["auto", "host", "disk"],
 }  # fmt: skip
 RUN = [*GOOD, "--quantile", "--score", "--backend", "--json", "--pretrained"]
 GRID = ["--datasets", "--alphas", "--methods", "--seeds", "--rounds", "--preset"]
@@ -180,7 +176,7 @@ COMMANDS = {
     "sweep": [*RUN[:-5], "--file", "--table", "--figure", "--preset", "--workers", "--pack",
               "--shard", "--dry-run"],
     "reproduce --dry-run": [*GRID, "--table", "--figure", "--only", "--all", "--source",
-                            "--device"],
+                            "--device", "--bank"],
     "compare": [*GRID, "--table", "--with", "--csv"],
     "runs list": [*CHOSEN, "--json"], "runs show": ["--json", "--runs-dir"],
     "runs diff": ["--json", "--runs-dir"], "runs verify": [*CHOSEN, "--json"],
