@@ -55,7 +55,7 @@ def faults(state):
         found[f"no {key}"] = lambda s, key=key: s["method"].pop(key)
         found[f"nothing of {key}"] = lambda s, key=key: s["method"].update({key: None})
         if isinstance(part, dict):
-            found |= faults_of_rows(key)
+            found |= faults_of_rows(key, part)
             continue
         tensor = part
         other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
@@ -67,12 +67,14 @@ def faults(state):
     return found
 
 
-def faults_of_rows(key):
+def faults_of_rows(key, part):
     """Of a part that holds the rows of some clients alone."""
 
     def change(name, new):
         return lambda s: s["method"][key].update({name: new(s["method"][key][name])})
 
+    if not part["rows"]:  # as no client's has changed yet
+        return {f"no {name} of {key}": lambda s, n=name: s["method"][key].pop(n) for name in part}
     return {
         f"no clients of {key}": lambda s: s["method"][key].pop("clients"),
         f"no rows of {key}": lambda s: s["method"][key].pop("rows"),
