@@ -61,8 +61,8 @@ def rows_of(times: dict[str, list[float]], runs: int) -> list[dict[str, object]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=8, help="of the single run")
-    parser.add_argument("--sweep-turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=6, help="of the single run")
+    parser.add_argument("--sweep-turns", type=int, default=2)
     parser.add_argument("--runs", type=int, default=8, help="of a sweep")
     options = parser.parse_args()
     (config,) = grid("quick", methods=["fedobp"], seeds=[0])
