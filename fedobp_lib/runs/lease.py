@@ -60,6 +60,28 @@ def leased(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
         lease.release()
 
 
+class Watch:
+    """Another's lease, looked at now and then until it ends.
+
+    A lease of another machine ends when it was not touched for `SECONDS` under the eyes of one
+    and the same watcher, so asking anew each time would never see it end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lease = SoftFileLease(folder / NAME, lease_duration=SECONDS)
+
+    def ended(self) -> bool:
+        """Whether nobody holds it now."""
+        try:
+            self._lease.acquire(timeout=0)
+        except Timeout:
+            return False
+        except OSError:  # there is no such folder any more
+            return True
+        self._lease.release()
+        return True
+
+
 def _owner(lease: SoftFileLease) -> str:
     owner = lease.owner
     return "another process" if owner is None else f"process {owner.pid} on {owner.hostname}"

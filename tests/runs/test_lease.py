@@ -12,7 +12,7 @@ import pytest
 from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.runs import lease
-from fedobp_lib.runs.lease import NAME, Busy, leased
+from fedobp_lib.runs.lease import NAME, Busy, Watch, leased
 
 TINY = {"clients": 6, "participation": 0.5, "rounds": 3, "local_epochs": 1}
 
@@ -72,6 +72,27 @@ def test_a_lease_of_a_machine_that_is_gone_is_taken_after_a_while(tmp_path, monk
     with leased(tmp_path):
         assert time.monotonic() - began >= 2.0
     assert "waiting for it" in capsys.readouterr().err
+
+
+def test_a_watcher_sees_the_lease_of_a_machine_that_is_gone_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "SECONDS", 1.0)
+    gone = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration=1.0\n"
+    (tmp_path / NAME).write_text(gone)
+    watch, began = Watch(tmp_path), time.monotonic()
+    while not watch.ended():
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+    assert time.monotonic() - began >= 1.0 and not (tmp_path / NAME).exists()
+
+
+def test_a_watcher_sees_a_killed_process_at_once_and_a_live_one_never(tmp_path, holder):
+    process = holder(tmp_path)
+    watch = Watch(tmp_path)
+    assert not watch.ended() and not watch.ended() and (tmp_path / NAME).exists()
+    process.kill()
+    process.wait()
+    assert watch.ended()
+    assert Watch(tmp_path / "no such folder").ended()
 
 
 def test_a_process_that_was_stopped_for_long_finds_its_lease_lost(tmp_path, monkeypatch):
