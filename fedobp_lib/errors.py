@@ -23,6 +23,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
+def one_line(error: BaseException) -> str:
+    """An error's first line, with its kind unless it is a `UserError`."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
 class HalfRestored(UserError):
     """A checkpoint was whole, and then could not be read to its end; the run in memory is lost."""
 

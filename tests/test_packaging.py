@@ -44,7 +44,7 @@ def test_conda_environment_lists_the_same_ranges():
     assert environment["channels"] == ["conda-forge"]
     *listed, from_pip = environment["dependencies"]
     listed.remove("pip")
-    renamed = {"torch": "pytorch"}
+    renamed = {"torch": "pytorch", "ray": "ray-core"}
     expected = [renamed.get(n.name, n.name) + str(n.specifier) for n in NEEDED]
     assert sorted(listed) == sorted([f"python{PROJECT['requires-python']}", *expected])
     # pip reads this list as a requirements file, in which --no-deps is not allowed.

@@ -227,11 +227,23 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", default="auto", help=BANK_HELP)
     parser.add_argument(
         "--workers", type=int, metavar="N",
-        help="processes (default: one a GPU, or one for every eight cores)",
+        help="processes (default: one a GPU, or one for every eight cores); with --engine ray: "
+        "packs at once (default: all that there is room for)",
     )  # fmt: skip
     parser.add_argument(
         "--pack", type=int, metavar="N", help="runs in one batch (default: by a GPU's memory)"
     )
+    parser.add_argument(
+        "--engine", default="local", metavar="E",
+        help="local (default), or ray: the Ray cluster at RAY_ADDRESS, else this machine as one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpus-per-pack", type=int, metavar="N", help="ray: CPUs of a pack (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus-per-pack", type=float, metavar="X",
+        help="ray: GPUs of a pack, such as 0.5 (default: 1 where the cluster has any)",
+    )  # fmt: skip
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="only the I-th of N parts, for batch systems"
     )

@@ -21,9 +21,16 @@ def sweep(options: argparse.Namespace) -> int:
         print(forecast_text(forecast(runs, options.device)))
         return 0
     done = compute(
-        runs, options.device, pack=options.pack, workers=options.workers, shard=shard,
+        runs,
+        options.device,
+        pack=options.pack,
+        workers=options.workers,
+        shard=shard,
         bank=options.bank,
-    )  # fmt: skip
+        engine=options.engine,
+        cpus_per_pack=options.cpus_per_pack,
+        gpus_per_pack=options.gpus_per_pack,
+    )
     _tell(done)
     return 1 if done.failed or done.diverged else 0
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import torch
 
 from .. import paths
 from ..config import RunConfig
-from ..errors import UserError
+from ..errors import one_line
 from ..simulation import Simulation
 from ..training.backends import choose_device
 from ..training.gpu import release
@@ -50,10 +51,29 @@ class Event:
 
 
 Report = Callable[[Event], None]
+Group = Sequence[RunConfig]
+
+
+class Engine(Protocol):
+    """Who computes the packs of a sweep; whoever it is, the runs are the same."""
+
+    @property
+    def size(self) -> int | Callable[[RunConfig], int]:
+        """Runs in a pack at most; see `packs.packs`."""
+
+    def tell(self, precisions: str) -> None:
+        """Print a line about what computes."""
+
+    def compute(self, groups: Sequence[Group], report: Report) -> None:
+        """Compute packs of runs; `report` is told of every round and every end.
+
+        Raises:
+            Preempted: this process was asked to end, and checkpoints are written.
+        """
 
 
 def compute(
-    groups: Iterable[Sequence[RunConfig]],
+    groups: Iterable[Group],
     device: str,
     report: Report,
     bank: str = "auto",
@@ -159,11 +179,10 @@ def _one(
     except (torch.OutOfMemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        text = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        text = one_line(error)
         with suppress(OSError):  # there is no folder, or no room for it
             write(log, partial(_fill, text=traceback.format_exc()))
-            text += f"; see {paths.shown(log)}"
+            text += pointer(log)
         report(Event(name, "failed", text=text))
     else:
         log.unlink(missing_ok=True)
@@ -172,6 +191,11 @@ def _one(
 
 def _fill(file: BinaryIO, text: str) -> None:
     file.write(text.encode())
+
+
+def pointer(log: Path) -> str:
+    """Where the reason of a failure says that its log is."""
+    return f"; see {paths.shown(log)}"
 
 
 def _accuracy(simulation: Simulation) -> float | None:

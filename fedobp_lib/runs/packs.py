@@ -72,14 +72,19 @@ def in_parts(runs: Sequence[RunConfig], most: int) -> list[list[RunConfig]]:
     return [list(runs[start : start + most]) for start in range(0, len(runs), most)]
 
 
-def fitting(device: torch.device, bank: str = "auto") -> Callable[[RunConfig], int]:
+def fitting(
+    device: torch.device, bank: str = "auto", share: float = 1.0
+) -> Callable[[RunConfig], int]:
     """A function that says how many runs like one go into a GPU's free memory: 1 to `MOST`.
 
     Args:
         device: the GPU.
         bank: where the rows of clients are, see `bank_choice.choose_bank`.
+        share: of its memory; the rest is for other processes.
     """
-    free, _ = torch.cuda.mem_get_info(device)
+    free, total = torch.cuda.mem_get_info(device)
+    if share < 1:
+        free = min(free, int(share * total))
     known: dict[Hashable, int] = {}
 
     def most(config: RunConfig) -> int:

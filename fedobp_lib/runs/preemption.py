@@ -22,7 +22,7 @@ def watching() -> Iterator[None]:
         yield
         return
     _asked.clear()
-    before = signal.signal(signal.SIGTERM, _ask)
+    before = signal.signal(signal.SIGTERM, ask)
     try:
         yield
     finally:
@@ -35,5 +35,6 @@ def asked() -> bool:
     return _asked.is_set()
 
 
-def _ask(*_: Any) -> None:
+def ask(*_: Any) -> None:
+    """Ask the process to end, as SIGTERM does."""
     _asked.set()

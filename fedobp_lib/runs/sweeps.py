@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from .. import paths
 from ..config import RunConfig
 from ..data.datasets import is_here
-from ..errors import SweepFailed, UserError
+from ..errors import SweepFailed, UserError, unknown
 from ..methods import METHODS
 from ..training.backends import choose_device
 from . import preemption
 from .bank_choice import check_bank
-from .computing import compute
+from .computing import Engine, Group, Report, compute
 from .display import Display
 from .execution import run, tell_device
 from .files import check_writable
 from .packs import fitting, packs
 from .store import RunResult, damage, is_finished, load_data, run_id
 from .workers import Workers, default_workers
+
+ENGINES = ("local", "ray")
 
 
 def run_ids(configs: Iterable[RunConfig]) -> list[str]:
@@ -90,6 +91,9 @@ def sweep(
     workers: int | None = None,
     shard: tuple[int, int] = (1, 1),
     bank: str = "auto",
+    engine: str = "local",
+    cpus_per_pack: int | None = None,
+    gpus_per_pack: float | None = None,
 ) -> Sweep:
     """Compute the missing ones of many runs under one progress bar; one that fails stops no other.
 
@@ -104,10 +108,14 @@ def sweep(
             in common; None: up to 16 by the free memory of a GPU, 1 on a CPU. Results are those
             of the runs alone, up to rounding.
         workers: processes; 1: this one; None: one a GPU, or one for every eight cores, but this
-            one for methods that are not the kit's, as other processes do not know them.
+            one for methods that are not the kit's, as other processes do not know them. On Ray:
+            how many packs are computed at once at most; None: all that there is room for.
         shard: (I, N): only the I-th of N parts, counted from 1; the parts are disjoint and the
             same whoever computes them.
         bank: where the rows of clients are kept, see `execution.run`.
+        engine: `local`, or `ray`: the Ray cluster at `$RAY_ADDRESS`, else this machine as one.
+        cpus_per_pack: on Ray, of a pack; None: 1.
+        gpus_per_pack: on Ray, of a pack, 0.5 for instance; None: 1 where the cluster has any.
 
     Raises:
         Preempted: the process was asked to end (SIGTERM); checkpoints are written.
@@ -117,6 +125,10 @@ def sweep(
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}")
     check_bank(bank)
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if engine != "ray" and (cpus_per_pack, gpus_per_pack) != (None, None):
+        raise UserError("cpus_per_pack and gpus_per_pack are for the engine ray")
     resolved = [config.resolved(device) for config in configs]
     names = run_ids(resolved)
     mine = _part_of(names, shard)
@@ -127,23 +139,19 @@ def sweep(
     failed: dict[str, str] = {}
     if todo:
         check_writable(paths.runs_dir())
-        where = choose_device(device)
-        if progress:
-            tell_device(where, ", ".join(dict.fromkeys(c.precision for c in todo.values())))
-        size = pack or (fitting(where, bank) if where.type == "cuda" else 1)
-        with Display(todo, progress) as display, preemption.watching():
-            groups = packs(list(todo.values()), size)
-            count = min(workers or _workers(todo.values(), where), len(groups))
-            if count > 1:
-                Workers(count, device if device != "auto" else where.type, bank).compute(
-                    groups, display.tell
-                )
-            else:
-                compute(groups, device, display.tell, bank)
-            failed |= display.failed
-            for name in display.busy:
-                # Whoever computes it may fail, so this one waits for it and looks itself.
-                run(todo[name], device=device, bank=bank, progress=False)
+        runs = list(todo.values())
+        wanted_engine = _engine(
+            engine, runs, device, pack, workers, bank, cpus_per_pack, gpus_per_pack
+        )
+        with wanted_engine as by:
+            if progress:
+                by.tell(", ".join(dict.fromkeys(config.precision for config in runs)))
+            with Display(todo, progress) as display, preemption.watching():
+                by.compute(packs(runs, by.size), display.tell)
+                failed |= display.failed
+                for name in display.busy:
+                    # Whoever computes it may fail, so this one waits for it and looks itself.
+                    run(todo[name], device=device, bank=bank, progress=False)
     home = paths.runs_dir()
     results = [RunResult(home / name) for name in wanted if not _is_missing(name)]
     return Sweep(results, failed, len(elsewhere))
@@ -166,11 +174,59 @@ def run_all(configs: Sequence[RunConfig], *arguments: Any, **options: Any) -> li
     return [found[name] for name in run_ids([config.resolved(device) for config in configs])]
 
 
-def _workers(configs: Iterable[RunConfig], device: torch.device) -> int:
+class _Local:
+    """The `Engine` of this machine: this process, or several."""
+
+    def __init__(self, device: str, pack: int | None, workers: int, bank: str) -> None:
+        self._device = device
+        self._bank = bank
+        self._where = choose_device(device)
+        self._workers = workers
+        self.size = pack or (fitting(self._where, bank) if self._where.type == "cuda" else 1)
+
+    def tell(self, precisions: str) -> None:
+        tell_device(self._where, precisions)
+
+    def compute(self, groups: Sequence[Group], report: Report) -> None:
+        count = min(self._workers, len(groups))
+        if count > 1:
+            device = self._device if self._device != "auto" else self._where.type
+            Workers(count, device, self._bank).compute(groups, report)
+        else:
+            compute(groups, self._device, report, self._bank)
+
+
+@contextmanager
+def _engine(
+    name: str,
+    configs: Sequence[RunConfig],
+    device: str,
+    pack: int | None,
+    workers: int | None,
+    bank: str,
+    cpus: int | None,
+    gpus: float | None,
+) -> Iterator[Engine]:
+    own = _not_the_kits(configs)
+    if name == "ray":
+        if own:
+            raise UserError(f"method {own!r} is not the kit's, and Ray's processes do not know it")
+        from .ray_cluster import cluster
+
+        with cluster(device, pack, workers, bank, cpus, gpus) as engine:
+            yield engine
+    else:
+        default = 1 if own else default_workers(choose_device(device))
+        yield _Local(device, pack, workers or default, bank)
+
+
+def _not_the_kits(configs: Iterable[RunConfig]) -> str | None:
+    """A method that only this process knows, if there is one among the runs'."""
     kit = __name__.partition(".")[0]
-    modules = [METHODS[config.method].__module__ for config in configs]
-    own = all(module.partition(".")[0] == kit for module in modules)
-    return default_workers(device) if own else 1
+    for config in configs:
+        if METHODS[config.method].__module__.partition(".")[0] != kit:
+            return config.method
+    return None
 
 
 def _is_missing(name: str) -> bool:

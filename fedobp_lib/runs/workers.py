@@ -18,14 +18,11 @@ from typing import Any
 import torch
 
 from .. import paths
-from ..config import RunConfig
 from ..errors import Preempted
 from . import preemption
-from .computing import Event, Report, name_of
+from .computing import Event, Group, Report, name_of
 
 TRIES = 3  # of a pack whose worker ends under it
-
-Group = Sequence[RunConfig]
 
 
 def default_workers(device: torch.device) -> int:

@@ -70,6 +70,10 @@ def test_as_many_runs_as_memory_holds(monkeypatch):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, there=there: (there, 0))
         assert fitting(GPU)(config) == most
         assert fitting(GPU)(RunConfig(clients=200, participation=0.2)) <= most
+    there = int(12.6 * each) + tiny_images().images.nbytes
+    for part, most in ((0.5, 10), (0.25, 5), (1.0, 10)):  # of twice the memory that is free
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (there, 2 * there))
+        assert fitting(GPU, part)(config) in (most, most - 1)
 
 
 class Full:
