@@ -73,7 +73,7 @@ def test_as_many_runs_as_memory_holds(monkeypatch):
     there = int(12.6 * each) + tiny_images().images.nbytes
     for part, most in ((0.5, 10), (0.25, 5), (1.0, 10)):  # of twice the memory that is free
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (there, 2 * there))
-        assert fitting(GPU, part)(config) in (most, most - 1)
+        assert fitting(GPU, share=part)(config) in (most, most - 1)
 
 
 class Full:
