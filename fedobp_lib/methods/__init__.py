@@ -31,8 +31,9 @@ from .base import (
     make_method,
     make_settings,
     register,
-    scores_on_server,
 )
+from .messages import Message
+from .traffic import scores_on_server
 
 __all__ = [
     "METHODS",
@@ -41,6 +42,7 @@ __all__ = [
     "Bank",
     "BankPlace",
     "Federation",
+    "Message",
     "Method",
     "Task",
     "added",

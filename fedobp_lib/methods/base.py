@@ -36,6 +36,8 @@ from ..training.trainer import Trainer
 from ..typed import as_declared, declared
 from .banks import ON_DEVICE, BankPlace, HostBank, Initial
 from .disk_bank import DiskBank
+from .messages import Message
+from .traffic import Traffic, scores_on_server
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class NoSettings:
     """A method without hyperparameters of its own."""
 
 
-class Method:
+class Method(Traffic):
     """FedAvg's behaviour; a method overrides the hooks in which it differs.
 
     Class attributes:
@@ -95,11 +97,6 @@ class Method:
     def global_params(self) -> Tensor:
         """The server's model (size,)."""
         return self.state["global"]
-
-    @property
-    def travels(self) -> slice | Tensor:
-        """The columns of a model that server and clients send each other; all, or an index."""
-        return slice(None)
 
     def bank(self, initial: Initial | None = None) -> Any:
         """A row for every client, to be read and written as `bank[clients]`.
@@ -136,6 +133,21 @@ class Method:
         """
         return self.global_params.expand(len(clients), -1), None
 
+    def receive(self, client: Tensor, message: Message) -> Tensor:
+        """The row (1, D) that a client begins with, of what it keeps and what it is sent.
+
+        This is how a client apart begins; it forgets the server's model of earlier rounds.
+
+        Args:
+            client: int64 (1,).
+            message: the one of `messages_down`.
+        """
+        if scores_on_server(self):
+            return message["model"][None]
+        if message:
+            self.global_params[self.travels] = message["model"]
+        return self.start(client)[0]
+
     def task(self, start: Tensor, clients: Tensor) -> Task:
         """What local training optimizes, beginning with the rows `start`."""
         return Task(start)
@@ -165,10 +177,6 @@ class Method:
         self.keep(clients, start, trained)
         self.aggregate(clients, uploaded)
 
-    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
-        """What the clients send to the server: rows (K, T), of the columns that travel."""
-        return trained[:, self.travels]
-
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         """Keep what is each client's own; the server's model is still the one of this round."""
 
@@ -192,14 +200,6 @@ class Method:
         """
         weights = self.federation.data.train_counts[clients].to(rows.dtype)
         return (weights / weights.sum()) @ rows
-
-
-def scores_on_server(method: Method) -> bool:
-    """Whether the server makes each client's start, and keeps for it what others keep themselves.
-
-    A client of such a method gets a row to begin with, trains it, and sends it back.
-    """
-    return getattr(method.settings, "scoring", "client") == "server"
 
 
 def added(default: Any) -> Any:

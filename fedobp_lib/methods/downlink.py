@@ -22,6 +22,11 @@ def differences(model: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return columns.to(PLACE), model[columns]
 
 
+def unlike(model: Tensor, server: Tensor) -> Tensor:
+    """Where a model (size,) is not the server's to the last bit: bool (size,)."""
+    return model.view(torch.int32) != server.view(torch.int32)
+
+
 def merged(server: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     """The model (size,) that has these values in these columns, and else the server's."""
     model = server.clone()

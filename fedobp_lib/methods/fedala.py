@@ -42,6 +42,7 @@ from ..data.clients import LEARN
 from ..errors import UserError
 from ..training.tasks import Task
 from .base import Federation, Method, added, register
+from .messages import Message
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,13 @@ class FedALA(Method):
                 untrained, _ = self.start(others)
                 self.keep(others, untrained, untrained)
         super().finish(clients, start, trained)
+
+    def messages_outside(self, clients: Tensor) -> tuple[list[Message], list[Message]]:
+        """To learn weights as well, a client that is not selected gets the model."""
+        down, up = super().messages_outside(clients)
+        return (
+            [{"model": self.global_params}] * len(clients) if self.settings.everyone else down
+        ), up
 
     def keep(self, clients: Tensor, start: Tensor, models: Tensor) -> None:
         """Keep the weights in the rows `start`, and `models` as the clients' old ones."""

@@ -35,7 +35,8 @@ from ..scoring import (
     saliency_score,
 )
 from .base import Federation, Method, added, register
-from .downlink import DOWNLINKS, differences, merged
+from .downlink import DOWNLINKS, differences, merged, unlike
+from .messages import Message
 
 SIDES = ("client", "server")
 
@@ -134,6 +135,22 @@ class FedOBP(Method):
             sent = [differences(row, own) for row, own in zip(rows, mask, strict=True)]
             rows = torch.stack([merged(self.global_params, *parts) for parts in sent])
         return rows, mask[:, : layout.parameters]
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """A scoring client gets the server's model; else its own, whole or as its differences.
+
+        Of a personal parameter that has the server's value in any case nothing is sent.
+        """
+        if self.settings.downlink != "sparse":
+            return super().messages_down(clients, start)
+        server = self.global_params
+        sent = [differences(row, unlike(row, server)) for row in start]
+        return [{"model": server, "columns": c, "values": v} for c, v in sent]
+
+    def receive(self, client: Tensor, message: Message) -> Tensor:
+        if self.settings.downlink != "sparse":
+            return super().receive(client, message)
+        return merged(message["model"], message["columns"], message["values"])[None]
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         if self.settings.ema:

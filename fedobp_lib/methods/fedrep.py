@@ -100,6 +100,7 @@ class FedRep(Method):
         self.mask = column_mask(layout, "classifier", device=federation.initial.device)
         self.head = torch.zeros_like(federation.initial, dtype=torch.bool)
         self.head[self.columns] = True
+        self.body = (~self.head).nonzero()[:, 0]
         self.state["heads"] = self.bank(federation.initial[self.columns])
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,7 @@ class FedRep(Method):
 
     @property
     def travels(self) -> Tensor:
-        return (~self.head).nonzero()[:, 0]
+        return self.body
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["heads"][clients] = trained[:, self.columns]

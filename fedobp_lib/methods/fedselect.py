@@ -39,6 +39,7 @@ from ..data.clients import TRAIN
 from ..errors import UserError
 from ..training.tasks import Task
 from .base import Federation, Method, register
+from .messages import Message, bits, packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,34 @@ class FedSelect(Method):
         self.state["global"] = mean
         self.state["local"][clients] = torch.where(personal, trained, mean)
         self.state["mask"][clients] = self.extended(clients, (trained - start).abs())
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """The shared parameters; the server knows each client's mask from its uploads."""
+        return [{"model": self.global_params[~own]} for own in self.personal(clients)]
+
+    def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
+        """The shared parameters, and which of them join the client's own."""
+        before, after = self.state["mask"][clients], self.extended(clients, (trained - start).abs())
+        return [
+            {"model": row[~own], "joins": packed(joins)}
+            for row, own, joins in zip(
+                trained, self.personal(clients), after & ~before, strict=True
+            )
+        ]
+
+    def replies(self, clients: Tensor, received: list[Message]) -> list[Message]:
+        """The new mean of what joins a client's own, with which it begins there next time."""
+        width = self.federation.layout.parameters
+        model = self.global_params[:width]
+        return [{"model": model[unpacked(message["joins"], width)]} for message in received]
+
+    def kept_by_client(self, client: int) -> Message:
+        own = self.personal(torch.tensor([client]))[0]
+        mask = bits(self.state["mask"][client])
+        return {"local": self.state["local"][client][own], "mask": mask}
+
+    def kept_for_client(self, client: int) -> Message:
+        return {"mask": bits(self.state["mask"][client])}
 
     def personal(self, clients: Tensor) -> Tensor:
         """What is a client's own, for each column of a row, buffers last: bool (K, size)."""

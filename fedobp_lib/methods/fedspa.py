@@ -41,6 +41,7 @@ from ..errors import UserError, unknown
 from ..models.parameters import ParameterLayout
 from ..training.tasks import Task
 from .base import Federation, Method, register
+from .messages import Message, packed
 
 AVERAGES = ("cohort", "holders")
 
@@ -143,6 +144,26 @@ class FedSpa(Method):
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
         return Masked(start, mask=self.with_buffers(self.state["masks"][clients]))
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """The active parameters; the client knows which they are, as it has chosen them."""
+        masks = self.with_buffers(self.state["masks"][clients])
+        return [{"model": row[mask]} for row, mask in zip(start, masks, strict=True)]
+
+    def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
+        """How far the active parameters have moved, and where the next mask is another."""
+        masks = self.state["masks"][clients]
+        moves = zip(trained - start, self.with_buffers(masks), strict=True)
+        sent = [{"model": row[mask]} for row, mask in moves]
+        if self.prune_rate > 0:
+            gradients = self.federation.trainer.gradient(trained, clients.tolist())
+            changes = masks ^ self.exchange(masks, trained, gradients)
+            sent = [m | {"mask": packed(c)} for m, c in zip(sent, changes, strict=True)]
+        return sent
+
+    def kept_for_client(self, client: int) -> Message:
+        """The server keeps every client's mask, to send it nothing else."""
+        return self.kept_by_client(client)
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         masks = self.state["masks"][clients]

@@ -102,9 +102,21 @@ class FFGG(Method):
             raise UserError("the local part of ffgg is the whole model; leave out a layer")
         self.personal = column_mask(layout, *layers, device=federation.initial.device)
         self.local = F.pad(self.personal, (0, layout.size - layout.parameters))
-        self.columns = self.local.nonzero()[:, 0]
+        self.columns, self.shared = (m.nonzero()[:, 0] for m in (self.local, ~self.local))
         self.only_head = set(layers) == {"classifier"}
         self.state["local"] = self.bank(federation.initial[self.columns])
+
+    @property
+    def travels(self) -> Tensor:
+        return self.shared
+
+    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
+        """The global part, or its gradient and its running statistics."""
+        rows = trained
+        if self.settings.variant == "gradient":
+            gradients = self.federation.trainer.gradient(trained, clients.tolist())
+            rows = torch.cat([gradients, trained[:, gradients.shape[1] :]], dim=1)
+        return rows[:, self.travels]
 
     def start(self, clients: Tensor) -> tuple[Tensor, Tensor]:
         rows = self.global_params.repeat(len(clients), 1)

@@ -44,6 +44,7 @@ from ..models.parameters import ParameterLayout
 from ..training.tasks import Gradient, Task
 from .banks import Bank
 from .base import Federation, Method, register
+from .messages import Message
 from .simplex import project
 
 
@@ -156,6 +157,45 @@ class Floco(Method):
         self.state["global"].copy_(model)
         self.state["ends"].copy_(ends.view_as(self.state["ends"]))
         self.global_params[self.weight] = self.state["ends"].mean(0)
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """Body and all end points; once clients have regions, the client's own point as well."""
+        sent = [self.parts(row) for row in start]
+        if self.state["projected"]:
+            points = self.state["centers"][clients]
+            sent = [m | {"point": point} for m, point in zip(sent, points, strict=True)]
+        return sent
+
+    def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
+        """Body and all end points; what these have changed is the client's signal."""
+        samples = self.federation.data.train_counts[clients]
+        return [
+            self.parts(row) | {"samples": count}
+            for row, count in zip(trained, samples, strict=True)
+        ]
+
+    def messages_outside(self, clients: Tensor) -> tuple[list[Message], list[Message]]:
+        """In round `tau - 1` all others, too, train once, and send their signals."""
+        if self.round != self.tau - 1:
+            return super().messages_outside(clients)
+        start, _ = self.start(clients)
+        change = (start - self.train(start, clients))[:, self.federation.layout.size :]
+        return [self.parts(row) for row in start], [{"ends": row} for row in change]
+
+    def parts(self, row: Tensor) -> Message:
+        """What travels of a row: all but the model's own weight of the classifier."""
+        size = self.federation.layout.size
+        body = torch.cat([row[: self.weight.start], row[self.weight.stop : size]])
+        return {"model": body, "ends": row[size:]}
+
+    def kept_by_client(self, client: int) -> Message:
+        return {}
+
+    def kept_for_client(self, client: int) -> Message:
+        return {"point": self.state["centers"][client]}
+
+    def kept_by_server(self) -> Message:
+        return self.parts(torch.cat([self.global_params, self.state["ends"].flatten()]))
 
     def signals(self, group: int) -> Tensor | Bank:
         """A bank (clients, D), for every client how training moves the end points, sign turned.

@@ -44,6 +44,7 @@ from ..data.clients import FINE_TUNE, TRAIN
 from ..errors import UserError
 from ..training.tasks import Gradient, Task
 from .base import Federation, Method, column_mask, register
+from .messages import Message, bits
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,27 @@ class Flute(Method):
             trainer = self.federation.trainer
             return trainer.fit(Task(start), clients.tolist(), self.round, purpose)
         return super().train(start, clients, purpose)
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """The representation; the client has its head, as the server sent it back.
+
+        Only in the benchmark a client's first head is one of the server's.
+        """
+        known = torch.ones_like(self.state["selected"][clients])
+        if self.settings.benchmark:
+            known = self.state["selected"][clients]
+        body = self.global_params[~self.head]
+        return [{"model": body if known[k] else self.global_params} for k in range(len(clients))]
+
+    def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
+        """Representation and head, and which classes the client has."""
+        sent = super().messages_up(clients, start, trained)
+        present = self.present[clients]
+        return [m | {"classes": bits(own)} for m, own in zip(sent, present, strict=True)]
+
+    def replies(self, clients: Tensor, received: list[Message]) -> list[Message]:
+        """The heads after the server's step."""
+        return [{"head": head} for head in self.state["heads"][clients]]
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         super().finish(clients, start, trained)

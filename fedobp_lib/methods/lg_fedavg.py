@@ -28,10 +28,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
 from .base import Federation, Method, added, column_mask, register
+from .messages import Message
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class LGFedAvg(Method):
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained
+
+    def kept_by_client(self, client: int) -> Message:
+        local = torch.ones_like(self.global_params, dtype=torch.bool)
+        local[self.columns] = False
+        return {"local": self.state["local"][client][local]}
 
     def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
         self.state["global"][self.columns] = self.average(clients, uploaded)

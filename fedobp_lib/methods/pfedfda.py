@@ -49,6 +49,7 @@ from ..training.parallel import map_on_threads
 from ..training.tasks import Task
 from .base import Federation, Method, column_mask, register
 from .gaussians import Estimator, lda
+from .messages import Message
 
 MEAN_WEIGHTS = ("samples", "classes")
 
@@ -146,6 +147,33 @@ class PFedFDA(Method):
             means = torch.where((counts.sum(0) > 0)[:, None], average, self.state["means"])[None]
         self.state["global"], self.state["means"] = model[0], means[0]
         self.state["covariance"] = covariance[0]
+
+    def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
+        """Extractor and global statistics; the classifier follows from these."""
+        return [self.kept_by_server() for _ in clients]
+
+    def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
+        """Extractor and interpolated statistics, and what the server weighs them by."""
+        data, sent = self.federation.data, []
+        for client, *parts in zip(clients.tolist(), *self.split(trained), strict=True):
+            message = self.parts(*parts) | {"samples": data.train_counts[client]}
+            if self.settings.mean_weights == "classes":
+                message["classes"] = data.class_counts[client]
+            sent.append(message)
+        return sent
+
+    def parts(self, model: Tensor, means: Tensor, covariance: Tensor) -> Message:
+        """What travels of a model and its statistics; of the covariance one half, with the
+        diagonal, as the other is the same."""
+        half = torch.tril_indices(self.width, self.width, device=covariance.device)
+        extractor = model[self.extractor]
+        return {"model": extractor, "means": means, "covariance": covariance[half[0], half[1]]}
+
+    def kept_by_client(self, client: int) -> Message:
+        return {}
+
+    def kept_by_server(self) -> Message:
+        return self.parts(self.global_params, self.state["means"], self.state["covariance"])
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Models (K, size), means (K, classes, width), covariances of rows after training."""

@@ -207,7 +207,7 @@ class LoopBackend:
         worker.model.train()
         for epoch, order in enumerate(job.data.orders(*place, settings.share, settings.skip)):
             phase = task.phase(epoch, settings.epochs)
-            if self._is_idle(task, phase):
+            if self.layout.size == self.layout.parameters and task.idle(phase):
                 continue
             order = order.to(self.device)
             shuffled = images[order].permute(0, 3, 1, 2)
@@ -230,14 +230,6 @@ class LoopBackend:
 
                 update(gradients, phase, draws[epoch, number][None])
         return update.variables[0]
-
-    def _is_idle(self, task: Task, phase: object) -> bool:
-        """Whether an epoch changes nothing: no column trains, no running statistics follow."""
-        kind = type(task)
-        if kind.mask is Task.mask or kind.project is not Task.project:
-            return False
-        mask = task.mask(task.given, phase)
-        return self.layout.size == self.layout.parameters and mask is not None and not mask.any()
 
 
 class _PlainStep:

@@ -82,6 +82,13 @@ class Task:
             getattr(kind, hook) is getattr(Task, hook) for hook in ("mask", "direction", "project")
         )
 
+    def idle(self, phase: Hashable) -> bool:
+        """Whether no column trains in a phase, so that only running statistics may change."""
+        if type(self).project is not Task.project:
+            return False
+        mask = self.mask(self.given, phase)
+        return mask is not None and not mask.any()
+
     def take(self, index: Tensor) -> Task:
         """The task of some of the clients, in the order of `index`."""
         part = copy.copy(self)
