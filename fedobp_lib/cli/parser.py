@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import paths
 from ..errors import UserError
-from . import commands, runs_commands, sweep_command
+from . import commands, costs_command, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
 
@@ -116,6 +116,23 @@ def build_parser() -> argparse.ArgumentParser:
 
     findings = subcommands.add_parser("findings", help="what the authors' logs say of the paper")
     findings.set_defaults(action=commands.findings)
+
+    costs = subcommands.add_parser("costs", help="FLOPs, bytes and memory of a round, untrained")
+    for name, parse, text, _ in _run_fields():
+        if name in costs_command.FIELDS:
+            option = f"--{name.replace('_', '-')}"
+            costs.add_argument(option, nargs="+", type=parse, metavar=name[0].upper(), help=text)
+    costs.add_argument(
+        "--samples", type=int, metavar="N",
+        help="training samples of a client (default: the mean; the data set must be here)",
+    )  # fmt: skip
+    costs.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="hyperparameters of the methods; a name may come several times",
+    )  # fmt: skip
+    costs.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    costs.add_argument("--csv", action="store_true", help="print all numbers as CSV")
+    costs.set_defaults(action=costs_command.costs)
 
     report = subcommands.add_parser("report", help="one HTML page with all tables and figures")
     report.add_argument(
