@@ -36,6 +36,8 @@ def check_rounds(federation, method, merge_one, averages=True):
         method.finish(clients, start, trained)
         if averages:
             average = slow_average(federation, cohort, [local[i] for i in cohort])
-            torch.testing.assert_close(method.global_params, average, rtol=1e-5, atol=1e-7)
+            there = method.travels  # of other columns the server has no news
+            ours, theirs = method.global_params[there], average[there]
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
             global_ = method.global_params.clone()
     return local
