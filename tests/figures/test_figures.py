@@ -10,7 +10,7 @@ import pytest
 from helpers.drawn import overlaps
 from matplotlib import pyplot as plt
 
-from fedobp_lib import figures, grid, run_all
+from fedobp_lib import UserError, figures, grid, run_all
 from fedobp_lib.federation import make_partition
 from fedobp_lib.figures import style
 from fedobp_lib.methods import METHODS
@@ -66,7 +66,7 @@ def test_a_figure_that_cannot_be_finished_leaves_the_old_one(monkeypatch):
         lambda: figures.save(plt.figure(), frame * 2, "drawn", "smoke"),
         lambda: figures.save_table(frame * 2, "drawn", "smoke"),
     ):
-        with pytest.raises(OSError):
+        with pytest.raises(UserError, match=r"cannot write to .*: No space left on device"):
             save()
         assert {p.name: p.read_bytes() for p in figures_dir("smoke").iterdir()} == before
 
