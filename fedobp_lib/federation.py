@@ -55,8 +55,9 @@ def build_federation(
     initial = layout.flatten(model).to(device)
     if isinstance(backend, str):
         backend = make_backend(backend, model, layout, device, config.precision)
-    # Memory is laid out for whole batches.
-    batch_size = min(config.batch_size, int(client_data.train_counts.max()))
+    # Memory is laid out for whole batches. The bound is the same for all splits of a data set, as
+    # only batches of one size are trained together.
+    batch_size = min(config.batch_size, len(client_data.labels))
     settings = LocalSettings(config.local_epochs, batch_size, config.lr, config.momentum)
     return Federation(
         initial=initial,

@@ -138,22 +138,33 @@ def test_a_node_is_killed_and_every_run_ends_once_as_on_this_machine(
     node = cluster.add_node(**SMALL)
     before = {}
 
-    def computes():
-        """Whether the node is in the middle of a run, and another run is finished."""
+    stopped = []
+
+    def stops():
+        """Whether the node's worker is stopped in the middle of a run, and another run finished."""
         raylet = node.all_processes["raylet"][0].process.pid
         middle = [path.parent for path in runs_dir().glob("*/checkpoint.pt")]
-        return raylet in [parent_of(owner(folder)) for folder in middle] and list(
-            runs_dir().glob("*/summary.json")
-        )
+        if not list(runs_dir().glob("*/summary.json")):
+            return False
+        for folder in middle:
+            worker = owner(folder)
+            if worker and parent_of(worker) == raylet:
+                os.kill(worker, signal.SIGSTOP)
+                if owner(folder) == worker and not (folder / "summary.json").exists():
+                    stopped.append(worker)
+                    return True
+                os.kill(worker, signal.SIGCONT)
+        return False
 
     def kill_in_the_middle():
-        wait_for(computes)
+        wait_for(stops)
         before.update({p: p.stat().st_mtime_ns for p in runs_dir().glob("*/summary.json")})
         cluster.remove_node(node, allow_graceful=False)  # SIGKILL
+        os.kill(stopped[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
-    done = sweep(configs(8), engine="ray")
+    done = sweep(configs(16), engine="ray")
     killer.join()
     out, err = capfd.readouterr()
     assert out == "" and "Ray at 127.0.0.1:" in err and "2 nodes, 2 CPUs, no GPU" in err
@@ -164,7 +175,7 @@ def test_a_node_is_killed_and_every_run_ends_once_as_on_this_machine(
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert {path.name for path in runs_dir().glob("*/*")} == {*FILES, "summary.json"}
     assert len(list(runs_dir().iterdir())) == 6
-    assert numbers(done.results) == local(configs(8))
+    assert numbers(done.results) == local(configs(16))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import torch
 from helpers.batchnorm import normalized_federation
 from helpers.literal import tiny_federation
 
-from fedobp_lib.training.loop import LoopBackend
 from fedobp_lib.training.masked_sgd import MaskedSGD
 from fedobp_lib.training.tasks import Task, sgd_step
 
@@ -57,16 +56,16 @@ def test_an_epoch_in_which_nothing_trains_is_left_out_and_changes_nothing(monkey
     rows = federation.initial.repeat(3, 1)
     personal = torch.zeros_like(rows, dtype=torch.bool)
     personal[1, layout.layers["classifier"]] = True
-    idle, found = LoopBackend._is_idle, []
+    idle, found = Task.idle, []
 
-    def noted(self, task, phase):
-        found.append(idle(self, task, phase))
+    def noted(task, phase):
+        found.append(idle(task, phase))
         return found[-1]
 
-    monkeypatch.setattr(LoopBackend, "_is_idle", noted)
+    monkeypatch.setattr(Task, "idle", noted)
     ours = federation.trainer.fit(Turns(rows, personal=personal), clients, 1, epochs=4)
     assert sum(found) == 4  # two epochs of two clients
-    monkeypatch.setattr(LoopBackend, "_is_idle", lambda *_: False)
+    monkeypatch.setattr(Task, "idle", lambda *_: False)
     whole = federation.trainer.fit(Turns(rows, personal=personal), clients, 1, epochs=4)
     assert torch.equal(ours, whole)
 
