@@ -63,7 +63,8 @@ class Simulation:
         history: rows of `HISTORY`; accuracies in percent, losses in nats.
         layers: rows of `LAYERS`; mean number of personalized parameters of the round's
             clients, layer by layer.
-        seconds: time spent on `rounds` (merging, training, averaging) and on `evaluation`.
+        seconds: time spent on `rounds` (merging, training, averaging), on the `tests`, and on
+            `tuning` all clients' models for them.
         final: after the last round, every client's `Scores` by stage.
         diverged: None, or why there are no more rounds: `round`, `client` (None: not known) and
             `what` went wrong.
@@ -79,7 +80,7 @@ class Simulation:
         self.round = 0
         self.history: list[list[Any]] = []
         self.layers: list[list[Any]] = []
-        self.seconds = {"rounds": 0.0, "evaluation": 0.0}
+        self.seconds = {"rounds": 0.0, "tests": 0.0, "tuning": 0.0}
         self.final: dict[str, Scores] = {}
         self.diverged: dict[str, Any] | None = None
         self._groups = Groups(self.device, "testing")
@@ -130,9 +131,11 @@ class Simulation:
         finished = self._clock()
         self.seconds["rounds"] += ended - began + finished - evaluated
 
+        tuned = self.seconds["tuning"]
         if self.done or self.round % self.config.eval_every == 0:
             self._evaluate_all()
-        self.seconds["evaluation"] += evaluated - ended + self._clock() - finished
+        tuning = self.seconds["tuning"] - tuned
+        self.seconds["tests"] += evaluated - ended + self._clock() - finished - tuning
 
     def _test_cohort(self, rows: Tensor, clients: Tensor) -> Scores:
         count = len(clients)
@@ -155,7 +158,9 @@ class Simulation:
             start, _ = self.method.start(clients)
             scores = [self._test(start, clients)]
             if tune:
+                began = self._clock()
                 tuned = self.method.train(start, clients, FINE_TUNE)
+                self.seconds["tuning"] += self._clock() - began
                 scores.append(self._test(tuned, clients))
             return scores
 

@@ -1,5 +1,7 @@
 """The rounds: what a run in memory records, and that nothing else decides it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from fedobp_lib import RunConfig, run
 from fedobp_lib.data.datasets import load
+from fedobp_lib.simulation import simulate
 
 TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
 
@@ -93,3 +96,26 @@ def test_eval_after_always_and_never():
         shared.reset_index(drop=True),
         never.reset_index(drop=True),
     )
+
+
+def test_times_are_of_rounds_tests_and_fine_tuning(monkeypatch):
+    """On a clock that only training and tests move, by what they take."""
+    clock = [0.0]
+    config = RunConfig(method="fedavg", clients=4, participation=0.5, rounds=3, eval_every=1)
+    simulation = simulate(config, load("digits"))
+    fit, test = simulation.trainer.backend.fit, simulation.trainer.backend.test
+
+    def timed_fit(jobs):
+        clock[0] += sum(100 * len(job.clients) for job in jobs)
+        return fit([replace(job, settings=replace(job.settings, epochs=1)) for job in jobs])
+
+    def timed_test(questions):
+        clock[0] += sum(len(question.rows) for question in questions)
+        return test(questions)
+
+    monkeypatch.setattr(simulation, "_clock", lambda: clock[0])
+    monkeypatch.setattr(simulation.trainer.backend, "fit", timed_fit)
+    monkeypatch.setattr(simulation.trainer.backend, "test", timed_test)
+    simulation.run(progress=False)
+    # Three cohorts of two; all four once a round, and once more after they were fine-tuned.
+    assert simulation.seconds == {"rounds": 3 * 200, "tests": 3 * (2 * 2 + 4) + 4, "tuning": 400}

@@ -53,7 +53,7 @@ class Rate:
     """What a sample costs.
 
     Attributes:
-        train: seconds of a round for each sample of `Workload.train`.
+        train: seconds of a round, or of fine-tuning, for each sample of `Workload.train`.
         test: seconds for each of `Workload.test`.
     """
 
@@ -66,11 +66,16 @@ class Rate:
 
     @classmethod
     def of(cls, result: RunResult, work: Workload) -> Rate:
-        """That of a finished run."""
-        rounds = result.summary["seconds_per_round"] * result.config.rounds
-        train = rounds / work.train
-        tests = result.summary["seconds_evaluation"] - train * work.tuned
-        return cls(train, max(tests, 0.0) / work.test)
+        """That of a finished run.
+
+        Fine-tuning trains as rounds do, and in a run of a few rounds has more samples than they.
+        """
+        summary = result.summary
+        rounds = summary["seconds_per_round"] * result.config.rounds
+        # Earlier runs have not told their fine-tuning from their tests.
+        tuning = summary.get("seconds_tuning", rounds * work.tuned / work.train)
+        train = (rounds + tuning) / (work.train + work.tuned)
+        return cls(train, max(summary["seconds_evaluation"] - tuning, 0.0) / work.test)
 
     @classmethod
     def mean(cls, rates: Sequence[Rate]) -> Rate:
@@ -149,7 +154,7 @@ def measure(config: ResolvedConfig, device: torch.device) -> Rate:
         simulation.trainer.settings = replace(simulation.trainer.settings, epochs=epochs)
         before = dict(simulation.seconds)
         simulation.step()
-        train, test = (simulation.seconds[key] - before[key] for key in ("rounds", "evaluation"))
+        train, test = (simulation.seconds[key] - before[key] for key in ("rounds", "tests"))
         work = round_work(short, simulation.data.partition, simulation.round, threads)
         costs.append(train / work.train)
         tests.append(test / work.test)

@@ -204,9 +204,10 @@ def _summary(simulation: Simulation, name: str, packed_with: Sequence[str]) -> d
         "final": final,
         "personalized_parameters": sum(row[3] for row in last),
         "parameters": simulation.layout.parameters,
-        "seconds_total": seconds["rounds"] + seconds["evaluation"],
+        "seconds_total": sum(seconds.values()),
         "seconds_per_round": seconds["rounds"] / max(simulation.round, 1),
-        "seconds_evaluation": seconds["evaluation"],
+        "seconds_evaluation": seconds["tests"] + seconds["tuning"],
+        "seconds_tuning": seconds["tuning"],
         "provenance": provenance(simulation.device)
         | {
             "precision": config.precision,

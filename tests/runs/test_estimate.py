@@ -58,6 +58,26 @@ def test_two_finished_rounds_tell_how_long_many_take():
     assert frame["seconds"].item() == pytest.approx(rate.seconds(WORK(long.resolved())))
 
 
+def test_fine_tuning_tells_what_training_costs_after_dear_first_rounds():
+    config = RunConfig(method="fedobp", rounds=2).resolved()
+    work = WORK(config)
+    assert work.tuned > 2 * work.train
+    told = {
+        "seconds_per_round": 6e-3 * work.train / 2,
+        "seconds_tuning": 2e-3 * work.tuned,
+        "seconds_evaluation": 2e-3 * work.tuned + 1e-4 * work.test,
+        "provenance": provenance(torch.device("cpu")),
+    }
+    fake_run(runs_dir(), summary=told, method="fedobp", rounds=2)
+    ((rate,),) = (m.values() for m in estimate.finished_rates(torch.device("cpu"), WORK).values())
+    assert rate[0].test == pytest.approx(1e-4)
+    assert 2e-3 < rate[0].train < 3.4e-3
+    # All of the run's own time is in it.
+    assert rate[0].seconds(work) == pytest.approx(
+        2 * told["seconds_per_round"] + told["seconds_evaluation"]
+    )
+
+
 def test_diverged_runs_say_nothing():
     finished("fedobp", Rate(1e-3, 1e-4))
     made = {"provenance": provenance(torch.device("cpu")), "seconds_per_round": 99.0}
