@@ -150,7 +150,7 @@ class Floco(Method):
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         if self.round == self.tau - 1:
-            signals = self.signals(len(clients))
+            signals = self.signals(clients, start, trained)
             self.state["centers"].copy_(project(signals, self.settings.endpoints))
             self.state["projected"].fill_(1)
         model, ends = self.average(clients, trained).tensor_split([self.federation.layout.size])
@@ -197,18 +197,24 @@ class Floco(Method):
     def kept_by_server(self) -> Message:
         return self.parts(torch.cat([self.global_params, self.state["ends"].flatten()]))
 
-    def signals(self, group: int) -> Tensor | Bank:
+    def signals(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor | Bank:
         """A bank (clients, D), for every client how training moves the end points, sign turned.
 
+        The cohort has trained already; the others do now.
+
         Args:
-            group: how many clients train at a time.
+            clients: int64 (K,), the cohort.
+            start, trained: its rows before and after training.
         """
-        everyone = torch.arange(self.federation.data.clients, device=self.global_params.device)
+        size, count = self.federation.layout.size, self.federation.data.clients
         signals = self.bank(torch.zeros_like(self.state["ends"]).flatten())
-        for clients in everyone.split(group):
-            start, _ = self.start(clients)
-            change = start - self.train(start, clients)
-            signals[clients] = change[:, self.federation.layout.size :]
+        signals[clients] = (start - trained)[:, size:]
+        away = torch.ones(count, dtype=torch.bool, device=clients.device)
+        away[clients] = False
+        # As many at a time as train at a time: all may be too many for the memory.
+        for others in away.nonzero().flatten().split(len(clients)) if away.any() else ():
+            begun, _ = self.start(others)
+            signals[others] = (begun - self.train(begun, others))[:, size:]
         return signals
 
 

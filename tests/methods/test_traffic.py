@@ -166,7 +166,10 @@ def test_floco_hears_from_everybody_once():
     method = make("floco", tiny_federation(), tau=2)
     method.round = 1
     _, sent = method.messages_outside(torch.arange(CLIENTS))
-    assert torch.equal(torch.stack([m["ends"] for m in sent]), method.signals(CLIENTS))
+    for cohort in (torch.tensor(COHORTS[0]), torch.arange(CLIENTS)):
+        start, _ = method.start(cohort)
+        signals = method.signals(cohort, start, method.train(start, cohort))
+        assert torch.equal(torch.stack([m["ends"] for m in sent]), signals)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.03, 0.04, 0.5, 1.0])

@@ -133,6 +133,15 @@ def test_flops_and_bytes_of_the_other_methods(tiny, method, settings):
     check(tiny(method, **settings), headers=600)
 
 
+def test_a_client_trains_once_a_round(tiny):
+    """FLOCO's, also in the round that places the clients: its training is its signal."""
+    frame = costs([tiny("floco", tau=2)], rounds=2)
+    for part in ("forward", "backward", "update"):
+        placing, later = (value(frame, number, "client", "flops", part) for number in (1, 2))
+        assert placing == value(frame, 1, "outside", "flops", part) > 0
+        assert placing == pytest.approx(later, rel=1e-3)  # points are drawn otherwise
+
+
 def test_elementwise_work_is_that_of_the_table(tiny):
     """FedOBP's: each number below is how often the table's one operation meets a parameter."""
     frame = costs([tiny("fedobp")])
