@@ -142,6 +142,15 @@ def test_a_client_trains_once_a_round(tiny):
         assert placing == pytest.approx(later, rel=1e-3)  # points are drawn otherwise
 
 
+def test_each_client_computes_alone_what_a_simulation_computes_once_for_all(tiny):
+    """pFedFDA's: the classifier of the global Gaussians, and their eigenvectors."""
+    frame, width, classes = costs([tiny("pfedfda")]), 512, 3
+    factor, solve = width**3 / 3, 2 * width**2 * classes
+    ours = value(frame, 3, "client", "flops", "scoring")
+    assert ours == pytest.approx(factor + solve, rel=0.05)  # and a few operations an element
+    assert value(frame, 3, "client", "flops", "other") > 9 * width**3
+
+
 def test_elementwise_work_is_that_of_the_table(tiny):
     """FedOBP's: each number below is how often the table's one operation meets a parameter."""
     frame = costs([tiny("fedobp")])

@@ -96,9 +96,10 @@ def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list
             method.round = number
             ledger = Ledger()
             with _watched(method, backend, ledger):
-                start, _ = method.start(clients)
-                start = start.clone()
-                trained = method.train(start, clients)
+                # One by one: what several would share in one place, each client computes itself.
+                start = torch.cat([method.start(one)[0] for one in clients.split(1)])
+                rows = zip(start.split(1), clients.split(1), strict=True)
+                trained = torch.cat([method.train(row, one) for row, one in rows])
             # What a message is made of was computed in the round, or is in `finish`.
             down = _mean(method.messages_down(clients, start))
             sent = method.messages_up(clients, start, trained)
