@@ -224,6 +224,19 @@ def test_memory_and_state(tiny):
     assert value(there, 2, "server", "stored", "state") == (1 + CLIENTS) * row
 
 
+def test_what_a_client_keeps_is_that_of_its_round(tiny):
+    """FedSelect's parameters of a client's own: each row of theirs is four bytes, and the mask."""
+    frame = costs([tiny("fedselect", rate=0.25, limit=0.5)])
+    layout = ParameterLayout.of(build_model("avgcnn", (16, 16, 1), 3, 0))
+    weights = sum(
+        shape.numel() for name, shape in zip(layout.names, layout.shapes, strict=True)
+        if name.endswith("weight")
+    )  # fmt: skip
+    for number, share in enumerate((0.25, 0.4375, 0.5, 0.5), 1):
+        kept = value(frame, number, "client", "stored", "state")
+        assert kept == pytest.approx(4 * share * weights + layout.parameters / 8, rel=1e-3)
+
+
 def test_every_method_has_costs_and_none_is_negative(tiny):
     frame = costs([tiny(name) for name in METHODS])
     assert list(frame.columns) == COLUMNS

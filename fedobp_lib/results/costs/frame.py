@@ -14,7 +14,6 @@ from ...data.datasets import is_here
 from ...data.registry import DATASETS
 from ...errors import UserError
 from ...methods import Method
-from ...methods.messages import nbytes
 from ...runs.store import load_data
 from .ledger import CLIENT, PARTS, SERVER
 from .network import Flops
@@ -45,7 +44,7 @@ def costs(
         - side: `client`, one of the cohort; `server`; `outside`, one client outside the cohort,
           where it has anything to do;
         - quantity: `flops`, by part; `bytes`, `down` or `up` as the client sees it, of the server
-          all it sends and receives; `stored`, bytes that are kept between rounds; `memory`, the
+          all it sends and receives; `stored`, bytes that are kept after it; `memory`, the
           most bytes in use at once;
         - value, and of FLOPs sparse: those that are left for hardware that takes no product of a
           weight that is zero and no gradient of a frozen one.
@@ -65,11 +64,11 @@ def costs(
         own = _changed(method)
         name = [config.method, own, config.model, config.dataset, shape.samples]
         for number, one in enumerate(played, 1):
-            rows += [[*name, number, *row] for row in _rows(resolved, method, one)]
+            rows += [[*name, number, *row] for row in _rows(resolved, one)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(config: ResolvedConfig, method: Method, played: Played) -> list[list[Any]]:
+def _rows(config: ResolvedConfig, played: Played) -> list[list[Any]]:
     """side, quantity, part, value, sparse."""
     cohort, others = config.cohort_size, config.clients - config.cohort_size
     rows: list[list[Any]] = []
@@ -96,8 +95,8 @@ def _rows(config: ResolvedConfig, method: Method, played: Played) -> list[list[A
         rows.append([side, "bytes", "down", sent, np.nan])
         rows.append([side, "bytes", "up", received, np.nan])
 
-    model, of_each = nbytes(method.kept_by_server()), nbytes(method.kept_for_client(0))
-    rows.append([CLIENT, "stored", "state", nbytes(method.kept_by_client(0)), np.nan])
+    own, of_each, model = played.kept
+    rows.append([CLIENT, "stored", "state", own, np.nan])
     rows.append([SERVER, "stored", "state", model + config.clients * of_each, np.nan])
     peak = max(ledger.peaks.get(client, 0.0) for client in COHORT)
     rows.append([CLIENT, "memory", "peak", peak, np.nan])

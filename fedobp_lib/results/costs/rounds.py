@@ -70,12 +70,14 @@ class Played:
         ledger: its FLOPs and peaks.
         down, up: bytes that a client of the cohort receives and sends.
         outside: bytes that a client outside the cohort receives and sends.
+        kept: bytes that a client keeps after it, the server of each client, and besides.
     """
 
     ledger: Ledger
     down: float
     up: float
     outside: tuple[float, float]
+    kept: tuple[float, float, float]
 
 
 def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list[Played]]:
@@ -108,7 +110,11 @@ def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list
                 method.finish(clients, start, trained)
             down += _mean(method.replies(clients, sent))
             others = _mean(of_others[0]), _mean(of_others[1])
-            rounds.append(Played(ledger, down, _mean(sent), others))
+            kept = [method.kept_by_client(0), method.kept_for_client(0), method.kept_by_server()]
+            by_client, for_client, by_server = map(nbytes, kept)
+            rounds.append(
+                Played(ledger, down, _mean(sent), others, (by_client, for_client, by_server))
+            )
     return method, rounds
 
 
