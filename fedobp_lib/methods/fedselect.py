@@ -156,6 +156,12 @@ class FedSelect(Method):
     def kept_for_client(self, client: int) -> Message:
         return {"mask": bits(self.state["mask"][client])}
 
+    def kept_by_server(self) -> Message:
+        """The model, of which running statistics that never leave their client are no part."""
+        layout = self.federation.layout
+        width = layout.parameters if self.settings.local_statistics else layout.size
+        return {"model": self.global_params[:width]}
+
     def personal(self, clients: Tensor) -> Tensor:
         """What is a client's own, for each column of a row, buffers last: bool (K, size)."""
         mask, layout = self.state["mask"][clients], self.federation.layout

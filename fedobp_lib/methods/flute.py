@@ -200,6 +200,11 @@ class Flute(Method):
         """The heads after the server's step."""
         return [{"head": head} for head in self.state["heads"][clients]]
 
+    def kept_by_server(self) -> Message:
+        """The representation; a head, the mean of the last ones, in the benchmark alone."""
+        model = self.global_params
+        return {"model": model if self.settings.benchmark else model[~self.head]}
+
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         super().finish(clients, start, trained)
         shaped = trained.clone()

@@ -155,6 +155,46 @@ def test_no_more_is_sent_than_each_paper_needs(federation, name, settings):
             )
 
 
+def kept(name, settings, layout):
+    """Bytes that a client keeps, the server of each client, and besides, by each method's paper."""
+    head = layout.layers["classifier"].stop - layout.layers["classifier"].start
+    weight = layout.spans["classifier.weight"]
+    weight = weight.stop - weight.start
+    width = weight // (head - weight)
+    whole, body, bits = 4 * layout.size, 4 * (layout.size - head), -(-layout.parameters // 8)
+    gaussians = 4 * (weight + width * (width + 1) // 2)
+    simplex = whole - 4 * weight + 4 * 20 * weight
+    mine = whole * (1 + (settings.get("score") == "gradient"))
+    number, flag = 4, 1
+    return {
+        "fedavg": (0, 0, whole), "apfl": (whole + number, 0, whole),
+        "fedala": (2 * 4 * head + flag, 0, whole), "feddpa": (whole, 0, whole),
+        "fedobp": (0, mine, whole) if "scoring" in settings else (mine, 0, whole),
+        "fedper": (4 * head, 0, body), "fedrep": (4 * head, 0, body),
+        "ffgg": (4 * head, 0, body), "lg-fedavg": (body, 0, 4 * head),
+        "local-only": (whole, 0, 0), "majority-class": (0, 0, 0),
+        "floco": (0, 4 * 20, simplex),
+        "flute": (4 * head + flag, 0, whole if settings else body),
+        "pfedfda": (0, 0, body + gaussians), "fedspa": (bits, bits, whole),
+        "fedselect": (None, bits, 4 * layout.parameters),
+    }[name]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY)
+@pytest.mark.parametrize("federation", [tiny_federation, normalized_federation])
+def test_no_more_is_kept_than_each_paper_needs(federation, name, settings):
+    method = make(name, federation(epochs=1), **settings)
+    layout = method.federation.layout
+    play(method)
+    client, of_each, server = kept(name, settings, layout)
+    if client is None:  # FedSelect: what is its own, running statistics included, and which it is
+        own = method.start(torch.tensor([1]))[1].sum().item()
+        client = of_each + 4 * (own + layout.size - layout.parameters)
+    assert nbytes(method.kept_by_client(1)) == client
+    assert nbytes(method.kept_for_client(1)) == of_each
+    assert nbytes(method.kept_by_server()) == server
+
+
 def test_floco_hears_from_everybody_once():
     method = make("floco", tiny_federation(), tau=3)
     weight = method.weight.stop - method.weight.start
