@@ -198,6 +198,24 @@ def test_sparse_hardware_computes_with_active_parameters_alone(tiny):
     assert rows.loc["forward", "sparse"] < 0.7 * rows.loc["forward", "value"]
 
 
+@pytest.mark.parametrize("trains", ["classifier", "layer4.1", "layer1.0", "bn1", "conv1"])
+def test_a_backward_pass_ends_where_nothing_below_trains(trains):
+    """As autograd's does, with the layers that do not train frozen."""
+    shape, images = (16, 16, 1), 3
+    model = build_model("resnet18", shape, 5, 0).train()
+    layout = ParameterLayout.of(model)
+    mask = torch.zeros(layout.size, dtype=torch.bool)
+    for name, parameter in model.named_parameters():
+        mask[layout.spans[name]] = name.startswith(f"{trains}.")
+        parameter.requires_grad_(name.startswith(f"{trains}."))
+    logits = model(torch.rand(images, 1, 16, 16))
+    with FlopCounterMode(display=False) as counter:
+        logits.sum().backward()
+    row = torch.ones(layout.size)
+    _, backward = Network.of(model, layout, shape).passes(row, mask)
+    assert backward.sparse * images == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
 def test_activations_of_avgcnn_by_hand():
     model = build_model("avgcnn", (28, 28, 1), 10, 0)
     network = Network.of(model, ParameterLayout.of(model), (28, 28, 1))

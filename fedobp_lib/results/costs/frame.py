@@ -47,7 +47,7 @@ def costs(
           all it sends and receives; `stored`, bytes that are kept after it; `memory`, the
           most bytes in use at once;
         - value, and of FLOPs sparse: those that are left for hardware that takes no product of a
-          weight that is zero and no gradient of a frozen one.
+          weight that is zero, no gradient of a frozen one, and none below the last that trains.
 
         The server's FLOPs are those for two clients, in proportion to the cohort. Its memory is
         its model before and after, and all uploads of the cohort. A client's memory is a model

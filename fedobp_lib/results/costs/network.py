@@ -22,7 +22,7 @@ from ...models.parameters import ParameterLayout
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs: all, and those without weights that are zero and gradients of frozen columns."""
+    """FLOPs: all, and those that are left where zero weights and frozen columns cost nothing."""
 
     dense: float = 0.0
     sparse: float = 0.0
@@ -126,6 +126,8 @@ class Network:
     def passes(self, row: Tensor, mask: Tensor | None = None) -> tuple[Flops, Flops]:
         """FLOPs of a sample's forward and backward pass.
 
+        A frozen column needs no gradient, and no layer one of its inputs below which all is frozen.
+
         Args:
             row: (size,), the model.
             mask: bool (size,), the columns that train; None: all.
@@ -136,9 +138,10 @@ class Network:
             active = int(row[p.columns].count_nonzero())
             trained = count if mask is None else int(mask[p.columns].count_nonzero())
             of_inputs = not p.first
+            goes_on = of_inputs and (mask is None or bool(mask[: p.columns.start].any()))
             forward += Flops(p.flops(count), p.flops(active))
             backward += Flops(
-                p.flops(count + of_inputs * count), p.flops(trained + of_inputs * active)
+                p.flops(count + of_inputs * count), p.flops(trained + goes_on * active)
             )
         return forward, backward
 
