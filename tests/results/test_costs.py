@@ -225,7 +225,8 @@ def test_activations_of_avgcnn_by_hand():
 
 
 def test_memory_and_state(tiny):
-    models = {name: costs([tiny(name)]) for name in ("fedavg", "apfl", "fedper", "fedobp")}
+    names = ("fedavg", "apfl", "fedper", "fedobp", "fedspa")
+    models = {name: costs([tiny(name)]) for name in names}
     model = build_model("avgcnn", (16, 16, 1), 3, 0)
     layout = ParameterLayout.of(model)
     network, row = Network.of(model, layout, (16, 16, 1)), 4 * layout.size
@@ -233,9 +234,14 @@ def test_memory_and_state(tiny):
     peaks = {m: value(f, 2, "client", "memory", "peak") for m, f in models.items()}
     assert peaks["fedavg"] == peaks["fedper"] == 3 * row + batch
     assert peaks["apfl"] == 6 * row + 4 + batch  # two models, and alpha
+    # The gradient that FedSpa takes after training has batches of the same size.
+    assert peaks["fedspa"] == 3 * row + layout.parameters + batch
     kept = {m: value(f, 2, "client", "stored", "state") for m, f in models.items()}
     head = 4 * (512 * 3 + 3)
-    assert kept == {"fedavg": 0, "fedper": head, "fedobp": row, "apfl": row + 4}
+    bits = -(-layout.parameters // 8)
+    assert kept == {
+        "fedavg": 0, "fedper": head, "fedobp": row, "apfl": row + 4, "fedspa": bits,
+    }  # fmt: skip
     assert value(models["fedavg"], 2, "server", "stored", "state") == row
     there = costs([tiny("fedobp", scoring="server")])
     assert value(there, 2, "client", "stored", "state") == 0

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...models.parameters import ParameterLayout
-from ...training.loop import CHUNK
 from ...training.trainer import Job, Question
 from .ledger import Ledger
 from .network import Flops, Network
@@ -27,11 +26,13 @@ class CountingLearner:
     Args:
         network: what the rows are.
         ledger: where it is written down.
+        batch: samples that a client takes at a time, also where it does not train.
     """
 
-    def __init__(self, network: Network, ledger: Ledger) -> None:
+    def __init__(self, network: Network, ledger: Ledger, batch: int) -> None:
         self.network = network
         self.ledger = ledger
+        self.batch = batch
         self._random = torch.Generator().manual_seed(0)
         self._numbers = torch.randn(network.size, generator=self._random)
         self._drawn = 0
@@ -121,7 +122,7 @@ class CountingLearner:
             if backward:
                 self.ledger.add(client, "backward", of_backward * count)
                 memory, sample = 2 * memory, sample + network.activations
-            self.ledger.needs(client, memory + min(count, CHUNK) * sample)
+            self.ledger.needs(client, memory + min(count, self.batch) * sample)
 
     def _gradient(self) -> Tensor:
         """Random numbers (size,), another row each time, zero for running statistics."""
@@ -136,10 +137,12 @@ class CountingBackend(CountingLearner):
 
     name = "counting"
 
-    def __init__(self, network: Network, layout: ParameterLayout, ledger: Ledger) -> None:
-        super().__init__(network, ledger)
+    def __init__(
+        self, network: Network, layout: ParameterLayout, ledger: Ledger, batch: int
+    ) -> None:
+        super().__init__(network, ledger, batch)
         self.layout = layout
-        self.heads = CountingLearner(network.head, ledger)
+        self.heads = CountingLearner(network.head, ledger, batch)
 
     def writes(self, ledger: Ledger) -> None:
         """From now on to this ledger."""

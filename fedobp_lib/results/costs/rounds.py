@@ -125,7 +125,8 @@ def _mean(messages: list[Message]) -> float:
 def _method(config: ResolvedConfig, shape: Shape, rounds: int) -> tuple[Method, CountingBackend]:
     model = build_model(config.model, shape.image, shape.classes, seed=0)
     layout = ParameterLayout.of(model)
-    backend = CountingBackend(Network.of(model, layout, shape.image), layout, Ledger())
+    network = Network.of(model, layout, shape.image)
+    backend = CountingBackend(network, layout, Ledger(), config.batch_size)
     count, each = len(COHORT) + 1, shape.samples
     offsets, device = np.arange(count + 1) * each, torch.device("cpu")
     none = np.zeros(0, np.int64)
