@@ -214,6 +214,11 @@ class FedDPA(Method):
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained
 
+    @property
+    def compares(self) -> bool:
+        """To clip how far the model has moved from the server's."""
+        return self.settings.clip
+
     def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
         """The models (K, size) as the server gets them, clipped and noised if asked."""
         if not self.settings.clip:

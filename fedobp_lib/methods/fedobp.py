@@ -37,6 +37,7 @@ from ..scoring import (
 from .base import Federation, Method, added, register
 from .downlink import DOWNLINKS, differences, merged, unlike
 from .messages import Message
+from .traffic import scores_on_server
 
 SIDES = ("client", "server")
 
@@ -151,6 +152,11 @@ class FedOBP(Method):
         if self.settings.downlink != "sparse":
             return super().receive(client, message)
         return merged(message["model"], message["columns"], message["values"])[None]
+
+    @property
+    def compares(self) -> bool:
+        """The gradient score does, where the client takes it."""
+        return self.settings.score == "gradient" and not scores_on_server(self)
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         if self.settings.ema:

@@ -148,6 +148,11 @@ class FedSelect(Method):
         model = self.global_params[:width]
         return [{"model": model[unpacked(message["joins"], width)]} for message in received]
 
+    @property
+    def compares(self) -> bool:
+        """To see what has moved furthest."""
+        return True
+
     def kept_by_client(self, client: int) -> Message:
         own = self.personal(torch.tensor([client]))[0]
         mask = bits(self.state["mask"][client])

@@ -161,6 +161,11 @@ class FedSpa(Method):
             sent = [m | {"mask": packed(c)} for m, c in zip(sent, changes, strict=True)]
         return sent
 
+    @property
+    def compares(self) -> bool:
+        """To send how far the parameters have moved."""
+        return True
+
     def kept_for_client(self, client: int) -> Message:
         """The server keeps every client's mask, to send it nothing else."""
         return self.kept_by_client(client)

@@ -80,6 +80,11 @@ class Traffic:
         """
         return [{} for _ in clients], [{} for _ in clients]
 
+    @property
+    def compares(self) -> bool:
+        """Whether a client, once it has trained, compares with a model of before."""
+        return False
+
     def kept_by_client(self, client: int) -> Message:
         """What a client keeps between its rounds, masks as bits."""
         return {} if scores_on_server(self) else self._rows_of(client)

@@ -225,7 +225,7 @@ def test_activations_of_avgcnn_by_hand():
 
 
 def test_memory_and_state(tiny):
-    names = ("fedavg", "apfl", "fedper", "fedobp", "fedspa")
+    names = ("fedavg", "apfl", "fedper", "fedobp", "fedspa", "fedselect")
     models = {name: costs([tiny(name)]) for name in names}
     model = build_model("avgcnn", (16, 16, 1), 3, 0)
     layout = ParameterLayout.of(model)
@@ -234,9 +234,11 @@ def test_memory_and_state(tiny):
     peaks = {m: value(f, 2, "client", "memory", "peak") for m, f in models.items()}
     assert peaks["fedavg"] == peaks["fedper"] == 3 * row + batch
     assert peaks["apfl"] == 6 * row + 4 + batch  # two models, and alpha
-    # The gradient that FedSpa takes after training has batches of the same size.
-    assert peaks["fedspa"] == 3 * row + layout.parameters + batch
-    kept = {m: value(f, 2, "client", "stored", "state") for m, f in models.items()}
+    # With the model it began with, and a mask. Its gradient after training has batches as well.
+    assert peaks["fedspa"] == peaks["fedselect"] == 4 * row + layout.parameters + batch
+    gradient = costs([tiny("fedobp", score="gradient")])
+    assert value(gradient, 2, "client", "memory", "peak") == peaks["fedobp"] + row
+    kept = {m: value(models[m], 2, "client", "stored", "state") for m in names[:-1]}
     head = 4 * (512 * 3 + 3)
     bits = -(-layout.parameters // 8)
     assert kept == {

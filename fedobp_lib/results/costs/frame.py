@@ -49,9 +49,11 @@ def costs(
         - value, and of FLOPs sparse: those that are left for hardware that takes no product of a
           weight that is zero, no gradient of a frozen one, and none below the last that trains.
 
-        The server's FLOPs are those for two clients, in proportion to the cohort. Its memory is
-        its model before and after, and all uploads of the cohort. A client's memory is a model
-        with gradient and momentum, what its task needs besides, and a batch with activations.
+        The server's FLOPs are those for two clients, in proportion to the cohort; what it takes to
+        place all clients, once, in FLOCO, is that for three. Its memory is its model before and
+        after, and all uploads of the cohort. A client's memory is that of its training: a model with
+        gradient and momentum, what its task needs besides, a model of before where it compares with
+        one, and a batch with activations.
 
     Raises:
         UserError: a configuration that cannot be run, or a data set that is not here.

@@ -102,6 +102,10 @@ def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list
                 start = torch.cat([method.start(one)[0] for one in clients.split(1)])
                 rows = zip(start.split(1), clients.split(1), strict=True)
                 trained = torch.cat([method.train(row, one) for row, one in rows])
+            if method.compares:
+                for client in COHORT:
+                    more = method.federation.initial.nbytes
+                    ledger.needs(client, ledger.peaks[client] + more)
             # What a message is made of was computed in the round, or is in `finish`.
             down = _mean(method.messages_down(clients, start))
             sent = method.messages_up(clients, start, trained)
