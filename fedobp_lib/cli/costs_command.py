@@ -10,7 +10,7 @@ from ..errors import UserError
 
 # The fields of a run that decide what a round costs.
 FIELDS = ("method", "model", "dataset", "alpha", "clients", "participation", "local_epochs",
-          "batch_size")  # fmt: skip
+          "batch_size", "momentum", "protocol", "test_share", "partition")  # fmt: skip
 
 SERVER_SCORES = ({"scoring": "server"}, {"scoring": "server", "downlink": "sparse"})
 

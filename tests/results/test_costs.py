@@ -315,6 +315,9 @@ def test_the_command_prints_a_table_that_fits(tiny, capsys):
     for text in ("avgcnn on tiny, 20 samples", "avgcnn on digits", "scoring=server\n",
                  "scoring=server downlink=sparse", "density=0.2"):  # fmt: skip
         assert text in out
+    text = "costs --samples 20 --method fedavg --protocol text --dataset tiny --momentum 0.5"
+    assert main(text.split()) == 0 and "text" in (out := capsys.readouterr().out)
+    assert "momentum 0.5" in out and max(map(len, out.splitlines())) <= WIDTH
     fedper = ["costs", "--samples", "20", "--method", "fedper"]
     assert main([*fedper, "--json"]) == 0
     frame = pd.DataFrame(json.loads(capsys.readouterr().out))
@@ -323,13 +326,34 @@ def test_the_command_prints_a_table_that_fits(tiny, capsys):
     assert capsys.readouterr().out.startswith(",".join(COLUMNS))
 
 
+def test_runs_that_differ_are_told_apart_and_the_same_run_is_counted_once(tiny, capsys):
+    runs = [tiny("fedavg")]
+    for changes in ({"local_epochs": 4}, {"batch_size": 4}, {"momentum": 0.0}, {"alpha": 9.0}):
+        runs.append(RunConfig(**vars(runs[0]) | changes))
+    frame = costs([*runs, *runs])
+    names = COLUMNS[: COLUMNS.index("side")]
+    assert len(frame[names].drop_duplicates()) == 4 * len(runs)
+    assert not frame.duplicated([*names, "side", "quantity", "part"]).any()
+
+    words = "costs --samples 20 --dataset tiny --method fedper --local-epochs 1 2 --clients 9"
+    assert main(words.split()) == 0
+    tables = capsys.readouterr().out.split("avgcnn on tiny")[1:]
+    gigaflops = [float(table.split("fedavg")[1].split()[0]) for table in tables]
+    assert gigaflops[1] == pytest.approx(2 * gigaflops[0], abs=0.0015)
+    assert "1 of 9 clients a round, 2 epochs" in tables[1]
+    words = "costs --samples 9 --method fedobp --dataset tiny --set ema=0 ema=0.0 scoring=client"
+    assert main(words.split()) == 0
+    assert capsys.readouterr().out.count("fedobp") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--dataset mnist", "say --samples N"),
         ("--dataset minst", "did you mean 'mnist'"),
         ("--method fedopb", "did you mean 'fedobp'"),
-        ("--samples 0", "at least one sample"),
+        ("--samples 0", "1 to 100000 samples"),
+        ("--samples 99999999999999999999", "1 to 100000 samples"),
         ("--json --csv", "not both"),
         ("--set quantile", "NAME=VALUE"),
         ("--model resnet", "did you mean 'resnet18'"),

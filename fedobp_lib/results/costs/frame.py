@@ -13,14 +13,19 @@ from ...config import ResolvedConfig, RunConfig
 from ...data.datasets import is_here
 from ...data.registry import DATASETS
 from ...errors import UserError
-from ...methods import Method
+from ...methods import find_method, make_settings
 from ...runs.store import load_data
 from .ledger import CLIENT, PARTS, SERVER
 from .network import Flops
 from .rounds import COHORT, OUTSIDE, ROUNDS, Played, Shape, play
 
-COLUMNS = ["method", "settings", "model", "dataset", "samples", "round", "side", "quantity",
-           "part", "value", "sparse"]  # fmt: skip
+# What a run is that decides its costs, beside method and settings.
+RUN = ["model", "dataset", "alpha", "protocol", "clients", "cohort", "local_epochs", "batch_size",
+       "momentum", "samples"]  # fmt: skip
+
+COLUMNS = ["method", "settings", *RUN, "round", "side", "quantity", "part", "value", "sparse"]
+
+MOST_SAMPLES = 100_000  # as each has features, and some methods look at those of all
 
 ELSEWHERE = "outside"  # a client outside the cohort
 
@@ -31,7 +36,8 @@ def costs(
     """What rounds of configurations cost, one number a row.
 
     Args:
-        configs: the runs; their data sets need not be here if `samples` is given.
+        configs: the runs; their data sets need not be here if `samples` is given. Those that
+            cost the same because they are the same are counted once.
         samples: training samples of a client; None: the mean of the run's clients.
         rounds: how many are played; in the last of four, all that grows has grown.
 
@@ -39,7 +45,7 @@ def costs(
         A frame with `COLUMNS`:
 
         - settings: those of the method that are not its defaults, as JSON;
-        - samples: of a client;
+        - cohort: clients of a round; samples: of a client;
         - round: the client's n-th, from 1, in a run of so many;
         - side: `client`, one of the cohort; `server`; `outside`, one client outside the cohort,
           where it has anything to do;
@@ -51,22 +57,29 @@ def costs(
 
         The server's FLOPs are those for two clients, in proportion to the cohort; what it takes to
         place all clients, once, in FLOCO, is that for three. Its memory is its model before and
-        after, and all uploads of the cohort. A client's memory is that of its training: a model with
-        gradient and momentum, what its task needs besides, a model of before where it compares with
-        one, and a batch with activations.
+        after, and all uploads of the cohort. A client's memory is that of its training: a model,
+        its gradient and momentum, what its task needs besides, a model of before where it compares
+        with one, and a batch with activations.
 
     Raises:
         UserError: a configuration that cannot be run, or a data set that is not here.
     """
-    rows: list[list[Any]] = []
+    found: dict[tuple[Any, ...], list[list[Any]]] = {}
     for config in configs:
         resolved = config.resolved()
         shape = _shape(resolved, samples)
-        method, played = play(resolved, shape, rounds)
-        own = _changed(method)
-        name = [config.method, own, config.model, config.dataset, shape.samples]
-        for number, one in enumerate(played, 1):
-            rows += [[*name, number, *row] for row in _rows(resolved, one)]
+        settings = _changed(resolved)
+        of_run = {"cohort": resolved.cohort_size, "samples": shape.samples}
+        run = [of_run[name] if name in of_run else getattr(resolved, name) for name in RUN]
+        key = (config.method, settings, *run)
+        if key in found:
+            continue
+        found[key] = [
+            [*key, number, *row]
+            for number, one in enumerate(play(resolved, shape, rounds), 1)
+            for row in _rows(resolved, one)
+        ]
+    rows = [row for part in found.values() for row in part]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -108,8 +121,8 @@ def _rows(config: ResolvedConfig, played: Played) -> list[list[Any]]:
 
 
 def _shape(config: ResolvedConfig, samples: int | None) -> Shape:
-    if samples is not None and samples < 1:
-        raise UserError(f"a client has at least one sample, got {samples}")
+    if samples is not None and not 1 <= samples <= MOST_SAMPLES:
+        raise UserError(f"a client has 1 to {MOST_SAMPLES} samples here, got {samples}")
     spec = DATASETS.get(config.dataset)
     if not is_here(config.dataset) and spec and samples:
         return Shape(spec.shape, spec.classes, samples)
@@ -129,8 +142,9 @@ def _shape(config: ResolvedConfig, samples: int | None) -> Shape:
     return Shape((height, width, channels), data.classes, samples)
 
 
-def _changed(method: Method) -> str:
+def _changed(config: ResolvedConfig) -> str:
     """The settings that are not the method's defaults."""
+    method = find_method(config.method)
     defaults = vars(method.Settings())
-    own = {k: v for k, v in vars(method.settings).items() if v != defaults[k]}
-    return json.dumps(own)
+    settings = vars(make_settings(method, config.settings))
+    return json.dumps({k: v for k, v in settings.items() if v != defaults[k]})

@@ -80,7 +80,7 @@ class Played:
     kept: tuple[float, float, float]
 
 
-def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list[Played]]:
+def play(config: ResolvedConfig, shape: Shape, count: int) -> list[Played]:
     """Rounds of a method, as `Simulation` plays them, without any test.
 
     Args:
@@ -119,7 +119,7 @@ def play(config: ResolvedConfig, shape: Shape, count: int) -> tuple[Method, list
             rounds.append(
                 Played(ledger, down, _mean(sent), others, (by_client, for_client, by_server))
             )
-    return method, rounds
+    return rounds
 
 
 def _mean(messages: list[Message]) -> float:

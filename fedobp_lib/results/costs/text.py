@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 
 from ...terminal import aligned, folded
+from .frame import RUN
 
-SPARSE = "sparse: without products of zero weights and gradients of frozen columns"
+SPARSE = "sparse: without products of zero weights and what only frozen columns need"
 
 NOTES = {
     "ffgg": "fine-tunes to its last epoch here, which is the most it may take",
@@ -23,14 +25,24 @@ def costs_text(frame: pd.DataFrame) -> str:
     frozen columns; `extra` is against FedAvg with the same data and model.
     """
     lines: list[str] = []
-    for (model, dataset, samples), group in frame.groupby(
-        ["model", "dataset", "samples"], sort=False
-    ):
-        lines += ["", *_group(f"{model} on {dataset}, {samples} samples a client", group)]
+    for key, group in frame.groupby(RUN, sort=False):
+        lines += ["", *_title(dict(zip(RUN, key, strict=True))), *_group(group)]
     return "\n".join(lines[1:])
 
 
-def _group(title: str, group: pd.DataFrame) -> list[str]:
+def _title(run: dict[str, Any]) -> list[str]:
+    """Which runs a table is about."""
+    return [
+        folded(line.format(**run))
+        for line in (
+            "{model} on {dataset}, {samples} samples a client, alpha {alpha}, {protocol}",
+            "{cohort} of {clients} clients a round, {local_epochs} epochs in batches of "
+            "{batch_size}, momentum {momentum}",
+        )
+    ]
+
+
+def _group(group: pd.DataFrame) -> list[str]:
     last = group[group["round"] == group["round"].max()]
     chosen = list(last.groupby(["method", "settings"], sort=False))
     plain = [_flops(rows)[0] for (method, own), rows in chosen if (method, own) == ("fedavg", "{}")]
@@ -50,7 +62,7 @@ def _group(title: str, group: pd.DataFrame) -> list[str]:
         ]  # fmt: skip
         table.append((method, _number(value / 1e9), _number(sparse / 1e9), extra, *cells, ""))
         below.append("  " + " ".join(f"{k}={v}" for k, v in json.loads(own).items()))
-    lines = [title, "a client's round: GFLOP; MB down and up; MB that client and server keep", ""]
+    lines = ["a client's round: GFLOP; MB down and up; MB that client and server keep", ""]
     for line, settings in zip(aligned(table, left=(0,)), below, strict=True):
         lines += [line, folded(settings)] if settings.strip() else [line]
     notes = [f"{m}: {text}" for m, text in NOTES.items() if m in set(group["method"])]
