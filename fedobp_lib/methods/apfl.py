@@ -15,8 +15,9 @@ In the mean all clients count alike, whatever their numbers of samples: so it is
 What the paper leaves open:
 - When in a round alpha moves, and on which data. Here at the beginning, on all training samples
   of the client (models in evaluation mode, no momentum), so alpha does not hang on a single
-  batch. In round 1 v equals w, so alpha stays. The authors' code uses the first batch, after its
-  step, and adds a weight decay of alpha.
+  batch; that costs a pass over the data. In round 1 v equals w, so alpha stays. The authors' code
+  uses the first batch, after its step, with the gradients that it has, and adds a weight decay of
+  alpha.
 - Running statistics (ResNet-18). They are mixed like parameters; the v part moves by as much as
   the mixture's statistics do.
 

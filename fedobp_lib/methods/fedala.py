@@ -25,7 +25,8 @@ round then costs a pass over the data of all clients.
 
 With weights for the classifier alone and no running statistics, learning leaves alone what the
 classifier is given: then each client's features are computed once a round, and all passes and
-losses take them.
+losses take them. They are those of all its samples, though the one pass of a later round needs
+those of its part alone.
 
 In the benchmark behind the FedOBP paper all clients share one old model and one set of weights,
 those of whoever came before; here each client has its own, as in FedALA's paper.

@@ -23,8 +23,8 @@ small ones stay dense. Steps 3 and 4 work within each tensor and keep its count.
 FedSpa is not in the benchmark behind the FedOBP paper. The other defaults and details (one first
 mask for all, rounding up in step 3) follow DisPFL, a later method of some of its authors with the
 same masks (github.com/rong-dai/DisPFL). There, unlike here, step 4 uses one batch instead of all
-samples, biases take part in ERK, and training has weight decay, gradient clipping and a decaying
-learning rate.
+samples, which are one more pass over the data; biases take part in ERK, and training has weight
+decay, gradient clipping and a decaying learning rate.
 """
 
 from __future__ import annotations
