@@ -126,7 +126,7 @@ class FedSelect(Method):
         mean = torch.where(sharers > 0, total / sharers.clamp(min=1), self.global_params)
         self.state["global"] = mean
         self.state["local"][clients] = torch.where(personal, trained, mean)
-        self.state["mask"][clients] = self.extended(clients, (trained - start).abs())
+        self.state["mask"][clients] = self.extended(clients, start, trained)
 
     def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
         """The shared parameters; the server knows each client's mask from its uploads."""
@@ -134,7 +134,7 @@ class FedSelect(Method):
 
     def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
         """The shared parameters, and which of them join the client's own."""
-        before, after = self.state["mask"][clients], self.extended(clients, (trained - start).abs())
+        before, after = self.state["mask"][clients], self.extended(clients, start, trained)
         return [
             {"model": row[~own], "joins": packed(joins)}
             for row, own, joins in zip(
@@ -173,8 +173,9 @@ class FedSelect(Method):
         buffers = layout.size - layout.parameters
         return F.pad(mask, (0, buffers), value=self.settings.local_statistics)
 
-    def extended(self, clients: Tensor, update: Tensor) -> Tensor:
-        """The clients' masks (K, P) after updates of these sizes (K, size)."""
+    def extended(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
+        """The clients' masks (K, P) after training from and to these rows (K, size)."""
+        update = (trained - start).abs()
         mask, layout = self.state["mask"][clients], self.federation.layout
         for name, columns in layout.spans.items():
             if columns.start < layout.parameters and name.endswith("weight"):

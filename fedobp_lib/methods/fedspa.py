@@ -150,10 +150,14 @@ class FedSpa(Method):
         masks = self.with_buffers(self.state["masks"][clients])
         return [{"model": row[mask]} for row, mask in zip(start, masks, strict=True)]
 
+    def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
+        """How far parameters (K, size) have moved: inactive ones, which stay zero, not at all."""
+        return trained - start
+
     def messages_up(self, clients: Tensor, start: Tensor, trained: Tensor) -> list[Message]:
         """How far the active parameters have moved, and where the next mask is another."""
         masks = self.state["masks"][clients]
-        moves = zip(trained - start, self.with_buffers(masks), strict=True)
+        moves = zip(self.upload(clients, start, trained), self.with_buffers(masks), strict=True)
         sent = [{"model": row[mask]} for row, mask in moves]
         if self.prune_rate > 0:
             gradients = self.federation.trainer.gradient(trained, clients.tolist())
@@ -172,10 +176,10 @@ class FedSpa(Method):
 
     def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         masks = self.state["masks"][clients]
-        # Inactive parameters are zero before and after, so they have not moved.
-        moves = (trained - start).sum(0)
-        holders = self.with_buffers(masks).sum(0).clamp_(min=1)
-        count = holders if self.settings.average == "holders" else len(clients)
+        moves = self.upload(clients, start, trained).sum(0)
+        count: Tensor | int = len(clients)
+        if self.settings.average == "holders":
+            count = self.with_buffers(masks).sum(0).clamp_(min=1)
         self.state["global"] = self.global_params + moves / count
         if self.prune_rate > 0:
             gradients = self.federation.trainer.gradient(trained, clients.tolist())

@@ -167,6 +167,11 @@ def test_elementwise_work_is_that_of_the_table(tiny):
     assert per("server", "aggregation") == pytest.approx(2 * CLIENTS, abs=1e-3)
     assert per("client", "aggregation") == per("client", "other") == 0
 
+    # Subtracting is the client's; the server sums what it gets, divides and adds.
+    spa = costs([tiny("fedspa")])
+    assert value(spa, 3, "server", "flops", "aggregation") == (CLIENTS + 2) * size
+    assert value(spa, 3, "client", "flops", "other") == size
+
     moved = costs([tiny("fedobp", scoring="server")])
     for part in ("scoring", "threshold"):
         assert value(moved, 3, "client", "flops", part) == 0
@@ -240,6 +245,12 @@ def test_memory_and_state(tiny):
     assert value(gradient, 2, "client", "memory", "peak") == peaks["fedobp"] + row
     kept = {m: value(models[m], 2, "client", "stored", "state") for m in names[:-1]}
     head = 4 * (512 * 3 + 3)
+    of_nine = {"partition": None, "clients": 9, "participation": 0.1}
+    floco = costs([RunConfig(**vars(tiny("floco", tau=2)) | of_nine)], samples=20)
+    model, others = value(floco, 1, "server", "stored", "state") - 9 * 80, 9 - 1
+    ends = 4 * 20 * 512 * 3
+    uploads = value(floco, 1, "client", "bytes", "up") + others * ends  # to place them
+    assert value(floco, 1, "server", "memory", "peak") == 2 * model + uploads
     bits = -(-layout.parameters // 8)
     assert kept == {
         "fedavg": 0, "fedper": head, "fedobp": row, "apfl": row + 4, "fedspa": bits,

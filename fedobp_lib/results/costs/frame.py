@@ -57,7 +57,7 @@ def costs(
 
         The server's FLOPs are those for two clients, in proportion to the cohort; what it takes to
         place all clients, once, in FLOCO, is that for three. Its memory is its model before and
-        after, and all uploads of the cohort. A client's memory is that of its training: a model,
+        after, and all that is uploaded to it. A client's memory is that of its training: a model,
         its gradient and momentum, what its task needs besides, a model of before where it compares
         with one, and a batch with activations.
 
@@ -115,7 +115,8 @@ def _rows(config: ResolvedConfig, played: Played) -> list[list[Any]]:
     rows.append([SERVER, "stored", "state", model + config.clients * of_each, np.nan])
     peak = max(ledger.peaks.get(client, 0.0) for client in COHORT)
     rows.append([CLIENT, "memory", "peak", peak, np.nan])
-    rows.append([SERVER, "memory", "peak", 2 * model + cohort * up, np.nan])
+    uploads = cohort * up + others * up_outside
+    rows.append([SERVER, "memory", "peak", 2 * model + uploads, np.nan])
     idle = not any(row[3] for row in rows if row[0] == ELSEWHERE)
     return [row for row in rows if row[0] != ELSEWHERE or not idle]
 
