@@ -133,20 +133,23 @@ class Method(Traffic):
         """
         return self.global_params.expand(len(clients), -1), None
 
-    def receive(self, client: Tensor, message: Message) -> Tensor:
-        """The row (1, D) that a client begins with, of what it keeps and what it is sent.
+    def receive(self, client: Tensor, message: Message) -> tuple[Tensor, Tensor | None]:
+        """What `start` gives, of what a client keeps and what it is sent.
 
         This is how a client apart begins; it forgets the server's model of earlier rounds.
 
         Args:
             client: int64 (1,).
             message: the one of `messages_down`.
+
+        Returns:
+            its row (1, D), and what of it is personal; None also where the server alone knows.
         """
         if scores_on_server(self):
-            return message["model"][None]
+            return message["model"][None], None
         if message:
             self.global_params[self.travels] = message["model"]
-        return self.start(client)[0]
+        return self.start(client)
 
     def task(self, start: Tensor, clients: Tensor) -> Task:
         """What local training optimizes, beginning with the rows `start`."""

@@ -148,10 +148,10 @@ class FedOBP(Method):
         sent = [differences(row, unlike(row, server)) for row in start]
         return [{"model": server, "columns": c, "values": v} for c, v in sent]
 
-    def receive(self, client: Tensor, message: Message) -> Tensor:
+    def receive(self, client: Tensor, message: Message) -> tuple[Tensor, Tensor | None]:
         if self.settings.downlink != "sparse":
             return super().receive(client, message)
-        return merged(message["model"], message["columns"], message["values"])[None]
+        return merged(message["model"], message["columns"], message["values"])[None], None
 
     @property
     def compares(self) -> bool:
