@@ -48,8 +48,30 @@ def build_federation(
     client_data = ClientData(
         *data.on(device), partition, mean, std, data.classes, device, config.seed
     )
+    return assemble(config, client_data, data.shape, backend, place)
+
+
+def assemble(
+    config: ResolvedConfig,
+    client_data: ClientData,
+    shape: tuple[int, int, int],
+    backend: str | Backend = "auto",
+    place: BankPlace = ON_DEVICE,
+) -> Federation:
+    """As `build_federation`, of clients' data that are there, on their device.
+
+    Args:
+        config: the run.
+        client_data: of all clients, or of those that one process knows of.
+        shape: (height, width, channels) of an image.
+        backend, place: see `build_federation`.
+
+    Raises:
+        UserError: the configuration does not fit the data, or the back-end is unknown.
+    """
+    device = client_data.device
     init_seed = int(stream(config.seed, INIT).integers(2**63))
-    model = build_model(config.model, data.shape, data.classes, init_seed, config.pretrained)
+    model = build_model(config.model, shape, client_data.classes, init_seed, config.pretrained)
     _check_batches(config, model)
     layout = ParameterLayout.of(model)
     initial = layout.flatten(model).to(device)

@@ -70,6 +70,12 @@ def progress_bar(total: int, show: bool | None, done: int = 0) -> tqdm:
     )
 
 
+def tell(line: str) -> None:
+    """Say something on standard error that whoever watches must know, above a bar that is shown."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
 def in_notebook() -> bool:
     """Whether this runs in a cell of a notebook."""
     # A kernel has imported IPython before any cell runs.

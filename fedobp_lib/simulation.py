@@ -65,7 +65,7 @@ class Simulation:
             clients, layer by layer.
         seconds: time spent on `rounds` (merging, training, averaging), on the `tests`, and on
             `tuning` all clients' models for them.
-        final: after the last round, every client's `Scores` by stage.
+        final: after the last round, the `Scores` by stage of the clients `tested`: of all.
         diverged: None, or why there are no more rounds: `round`, `client` (None: not known) and
             `what` went wrong.
     """
@@ -82,6 +82,7 @@ class Simulation:
         self.layers: list[list[Any]] = []
         self.seconds = {"rounds": 0.0, "tests": 0.0, "tuning": 0.0}
         self.final: dict[str, Scores] = {}
+        self.tested = np.arange(self.data.clients)
         self.diverged: dict[str, Any] | None = None
         self._groups = Groups(self.device, "testing")
         self._first = first_rows(method.state, self.data.clients)
@@ -151,6 +152,13 @@ class Simulation:
         """Test every client's model, and where asked the same model after fine-tuning."""
         when = self.config.eval_after
         tune = when == "always" or (when == "final" and self.done)
+        for stage, joined in zip(STAGES, self._test_all(tune), strict=False):
+            self._record(stage, "all", joined)
+            if self.done:
+                self.final[stage] = joined
+
+    def _test_all(self, tune: bool) -> list[Scores]:
+        """Scores of all clients, and of their models after fine-tuning."""
         everyone = torch.arange(self.data.clients, device=self.device)
 
         def test(some: slice) -> list[Scores]:
@@ -165,11 +173,7 @@ class Simulation:
             return scores
 
         groups = self._groups.each(self.data.clients, GROUP, test)
-        for stage, parts in zip(STAGES, zip(*groups, strict=True), strict=False):
-            joined = Scores.join(parts)
-            self._record(stage, "all", joined)
-            if self.done:
-                self.final[stage] = joined
+        return [Scores.join(parts) for parts in zip(*groups, strict=True)]
 
     def _record(self, stage: str, scope: str, scores: Scores) -> None:
         for average, (accuracy, loss) in scores.summary().items():
@@ -241,7 +245,8 @@ class Simulation:
             }
         )
         for stage, scores in self.final.items():
-            frame[f"accuracy_{stage}"] = scores.accuracy.numpy()
+            accuracy = pd.Series(scores.accuracy.numpy(), index=self.tested)
+            frame[f"accuracy_{stage}"] = accuracy.reindex(frame.index)
         return frame
 
 

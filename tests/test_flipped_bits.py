@@ -70,6 +70,10 @@ def test_a_partition(tmp_path):
     assert found > 150
 
 
+def members(folder):
+    return [(folder / name).read_bytes() for name in MEMBERS if (folder / name).exists()]
+
+
 def test_an_archive_of_runs(tmp_path):
     home = tmp_path / "one"
     tiny = {"clients": 6, "participation": 0.5, "rounds": 1, "method": "majority-class"}
@@ -77,7 +81,7 @@ def test_an_archive_of_runs(tmp_path):
         run(RunConfig(**tiny, seed=seed), directory=home, progress=False)
     archive = tmp_path / "runs.tar.gz"
     export_runs(folders(home), archive)
-    wanted = {f.name: [(f / name).read_bytes() for name in MEMBERS] for f in folders(home)}
+    wanted = {f.name: members(f) for f in folders(home)}
     found = 0
     for number, (place, changed) in enumerate(flips(archive.read_bytes())):
         archive.write_bytes(changed)
@@ -88,7 +92,7 @@ def test_an_archive_of_runs(tmp_path):
             assert "runs.tar.gz" in str(error) and "\n" not in str(error)
             found += 1
             continue
-        taken = {f.name: [(f / name).read_bytes() for name in MEMBERS] for f in folders(there)}
+        taken = {f.name: members(f) for f in folders(there)}
         assert taken.items() <= wanted.items(), place
         assert all(is_finished(there / name) for name in taken)
         assert len(taken) + len(done.refused) == 2, place

@@ -20,10 +20,10 @@ from typing import BinaryIO
 from .. import paths
 from ..errors import UserError
 from .files import cannot_write, write
-from .integrity import FILES, fault
+from .integrity import FILES, MORE, fault
 from .store import is_finished
 
-MEMBERS = (*FILES, "summary.json")
+MEMBERS = (*FILES, *MORE, "summary.json")
 LARGEST = 2**30  # bytes of a file of a run
 BLOCK = 2**20
 
@@ -132,7 +132,7 @@ def _read(source: Path) -> dict[str, dict[str, bytes]]:
     with tarfile.open(source, "r:*") as archive:
         for member in archive:
             parts = PurePosixPath(member.name).parts
-            proper = len(parts) == 2 and parts[0].isalnum() and parts[1] in MEMBERS
+            proper = len(parts) == 2 and parts[0].replace("-", "").isalnum() and parts[1] in MEMBERS
             if not proper or not member.isfile() or member.size > LARGEST:
                 raise ValueError(f"{member.name!r} does not belong there")
             content = archive.extractfile(member)

@@ -81,7 +81,7 @@ class Checkpoint:
         if not self.path.is_file():
             return
         try:
-            _require_whole(self.path)
+            require_whole(self.path)
             # Read piece by piece into the tensors that are there: a GPU may not hold them twice.
             state = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
             simulation.load_state(state)
@@ -96,8 +96,11 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def _require_whole(path: Path) -> None:
-    """PyTorch writes a checksum of each part of its archive, and does not look at it in reading."""
+def require_whole(path: Path) -> None:
+    """Raise ValueError or OSError unless a file that PyTorch has written is as it was written.
+
+    PyTorch writes a checksum of each part of its archive, and does not look at it in reading.
+    """
     with zipfile.ZipFile(path) as archive:
         part = archive.testzip()
     if part is not None:

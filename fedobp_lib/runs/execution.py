@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from .. import paths
-from ..config import RESULTS_VERSION, RunConfig
+from ..config import RESULTS_VERSION, ResolvedConfig, RunConfig
 from ..data.images import ImageData
+from ..data.partition import Partition
 from ..errors import Preempted
 from ..methods import BankPlace
 from ..methods.disk_bank import remove_files
@@ -88,7 +89,7 @@ def run(
             folder.mkdir(parents=True, exist_ok=True)
             still_ours = held.enter_context(leased(folder, wait))
             remove_leftovers(folder)
-            _set_damaged_aside(folder)
+            set_damaged_aside(folder)
         except OSError as error:
             raise cannot_write(folder, error) from error
         if not is_finished(folder):
@@ -96,10 +97,15 @@ def run(
             if progress is not False:
                 tell_device(where, config.precision)
                 tell_bank(told(kind, config))
-            _write_config(simulation, data, folder)
+            write_config(simulation.config, data, simulation.data.partition, folder)
             checkpoint.restore(simulation)
-            _take_rounds(simulation, progress, on_round, checkpoint, still_ours)
-            _save_result(simulation, folder, packed_with)
+            take_rounds(simulation, progress, on_round, checkpoint, still_ours)
+            made = {
+                "backend": simulation.trainer.backend.name,
+                "bank": kind,
+                "packed_with": list(packed_with),
+            }
+            save_result(simulation, folder, made)
             checkpoint.remove()
             remove_files(folder)
     if isinstance(backend, str):  # else others may be using it
@@ -121,32 +127,41 @@ def tell_bank(line: str) -> None:
         _tell(line)
 
 
-def _set_damaged_aside(folder: Path) -> None:
+def set_damaged_aside(folder: Path) -> None:
+    """Move a finished run that is not as it was written out of the way, and say so."""
     reason = damage(folder)
     if reason:
         bad = set_aside(folder)
         _tell(f"run {folder.name}: {reason}; it is kept as {bad.name} and computed again")
 
 
-def _write_config(simulation: Simulation, data: ImageData, folder: Path) -> None:
+def write_config(
+    config: ResolvedConfig, data: ImageData, partition: Partition, folder: Path
+) -> None:
+    """Write what is computed, before it is."""
     write_json(
         folder / "config.json",
         {
-            "config": asdict(simulation.config),
+            "config": asdict(config),
             "data": data.fingerprint,
-            "partition": simulation.data.partition.fingerprint,
+            "partition": partition.fingerprint,
             "results_version": RESULTS_VERSION,
         },
     )
 
 
-def _take_rounds(
+def take_rounds(
     simulation: Simulation,
     progress: bool | None,
     on_round: Callable[[Simulation], None] | None,
     checkpoint: Checkpoint,
     still_ours: Callable[[], None],
 ) -> None:
+    """Take the rounds that are left, under a progress bar, with checkpoints.
+
+    Raises:
+        Preempted: the process was asked to end; the checkpoint is written.
+    """
     config = simulation.config
     if on_round and simulation.round:
         on_round(simulation)
@@ -177,18 +192,29 @@ def _take_rounds(
             raise
 
 
-def _save_result(simulation: Simulation, folder: Path, packed_with: Sequence[str]) -> None:
+def save_result(simulation: Simulation, folder: Path, made: dict[str, Any], **more: Any) -> None:
+    """Write what makes a run finished, the summary last.
+
+    Args:
+        simulation: after its last round.
+        folder: of the run.
+        made: goes into the provenance.
+        more: goes into the summary.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     try:
         write_csv(folder / "history.csv", simulation.history_frame())
         write_csv(folder / "layers.csv", simulation.layers_frame())
         write_csv(folder / "clients.csv", simulation.clients_frame())
-        summary = _summary(simulation, folder.name, packed_with)
+        summary = _summary(simulation, folder.name, made) | more
         write_json(folder / "summary.json", sealed(summary | {"files": checksums(folder)}))
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
-def _summary(simulation: Simulation, name: str, packed_with: Sequence[str]) -> dict[str, Any]:
+def _summary(simulation: Simulation, name: str, made: dict[str, Any]) -> dict[str, Any]:
     config, seconds = simulation.config, simulation.seconds
     last = [row for row in simulation.layers if row[0] == simulation.round]
     final = {
@@ -211,9 +237,7 @@ def _summary(simulation: Simulation, name: str, packed_with: Sequence[str]) -> d
         "provenance": provenance(simulation.device)
         | {
             "precision": config.precision,
-            "backend": simulation.trainer.backend.name,
-            "bank": simulation.method.federation.place.kind,
-            "packed_with": list(packed_with),
+            **made,
             "peak_memory_gib": peak_memory(simulation.device) / 2**30,
         },
     }

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 FILES = ("config.json", "history.csv", "layers.csv", "clients.csv")
+MORE = ("traffic.csv",)  # what only some runs have
 SEAL = "checksum"
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """BLAKE2 of each of a run's files, by name."""
-    return {name: _digest((folder / name).read_bytes()) for name in FILES}
+    there = [*FILES, *(name for name in MORE if (folder / name).is_file())]
+    return {name: _digest((folder / name).read_bytes()) for name in there}
 
 
 def sealed(summary: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def set_aside(folder: Path) -> Path:
         number += 1
         bad = folder.with_name(f"{folder.name}.bad{number}")
     bad.mkdir()
-    for name in ("summary.json", *FILES, "checkpoint.pt"):
+    for name in ("summary.json", *FILES, *MORE, "checkpoint.pt"):
         if (folder / name).exists():
             (folder / name).rename(bad / name)
     return bad

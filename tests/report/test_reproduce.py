@@ -306,7 +306,7 @@ def test_a_disk_that_is_full_is_one_line_and_nothing_torn(
 
 
 def test_a_dry_run_computes_no_run_and_leaves_nothing(project, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(execution, "_take_rounds", lambda *a: pytest.fail("a run was computed"))
+    monkeypatch.setattr(execution, "take_rounds", lambda *a: pytest.fail("a run was computed"))
     monkeypatch.setattr(datasets, "fetch", lambda *a: pytest.fail("downloaded"))
     before = sorted(tmp_path.rglob("*"))
     arguments = "reproduce --preset smoke --table 6 --datasets digits mnist --methods fedavg fedobp"
