@@ -42,3 +42,7 @@ PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, try again later
 
 class Preempted(BaseException):
     """The process was asked to end (SIGTERM); what was computed is kept."""
+
+
+class FederationFailed(RuntimeError):
+    """A federation cannot go on; one line says why. What was checkpointed is kept."""

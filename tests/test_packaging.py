@@ -18,9 +18,9 @@ from packaging.version import Version
 from fedobp_lib.methods import METHODS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NEEDED = [
-    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
-]
+EXTRAS = PROJECT["optional-dependencies"]
+NEEDED = [Requirement(text) for text in PROJECT["dependencies"] + EXTRAS["test"]]
+BY_PIP = ["flwr>=1.34,<2"]  # in the conda environment
 
 
 def constraints():
@@ -39,16 +39,21 @@ def test_constraints_pin_every_requirement_inside_its_range():
         assert needed.specifier.contains(Version(pins[needed.name.lower()])), needed
 
 
+def test_what_extras_bring_is_there_in_tests():
+    assert EXTRAS["flower"] == BY_PIP and set(BY_PIP) <= set(EXTRAS["test"])
+
+
 def test_conda_environment_lists_the_same_ranges():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["channels"] == ["conda-forge"]
     *listed, from_pip = environment["dependencies"]
     listed.remove("pip")
     renamed = {"torch": "pytorch", "ray": "ray-core"}
-    expected = [renamed.get(n.name, n.name) + str(n.specifier) for n in NEEDED]
+    by_conda = [n for n in NEEDED if n.name != "flwr"]
+    expected = [renamed.get(n.name, n.name) + str(n.specifier) for n in by_conda]
     assert sorted(listed) == sorted([f"python{PROJECT['requires-python']}", *expected])
     # pip reads this list as a requirements file, in which --no-deps is not allowed.
-    assert from_pip == {"pip": ["-e ."]}
+    assert from_pip == {"pip": [*BY_PIP, "-e ."]}
 
 
 @pytest.mark.parametrize(

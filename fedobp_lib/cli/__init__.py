@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from ..errors import PREEMPTED, Preempted, SweepFailed, UserError
+from ..errors import PREEMPTED, FederationFailed, Preempted, SweepFailed, UserError
 from .parser import build_parser
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What was typed, and is repeated in it, may have lines of its own.
         print(f"fedobp: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except SweepFailed as error:
+    except (SweepFailed, FederationFailed) as error:
         print(f"fedobp: {error}", file=sys.stderr)
         return 1
     except Preempted:

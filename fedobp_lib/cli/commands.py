@@ -6,15 +6,21 @@ import argparse
 import json
 import sys
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 
-
-def run(options: argparse.Namespace) -> int:
+if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..runs.execution import run as compute
-    from ..runs.preemption import watching
+
+
+def config_of(options: argparse.Namespace) -> RunConfig:
+    """The run that the options describe.
+
+    Raises:
+        UserError: they do not.
+    """
+    from ..config import RunConfig
 
     settings = {}
     for text in options.set:
@@ -26,10 +32,16 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
     names = [field.name for field in fields(RunConfig) if field.name != "settings"]
-    values = {name: getattr(options, name) for name in names}
+    return RunConfig(**{name: getattr(options, name) for name in names}, settings=settings)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..runs.execution import run as compute
+    from ..runs.preemption import watching
+
     with watching():
         result = compute(
-            RunConfig(**values, settings=settings),
+            config_of(options),
             device=options.device,
             backend=options.backend,
             bank=options.bank,

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import paths
 from ..errors import UserError
-from . import commands, costs_command, runs_commands, sweep_command
+from . import commands, costs_command, federate_command, runs_commands, sweep_command
 
 PRESET_HELP = "smoke, quick (default), paper, logged or printed"
 
@@ -69,6 +69,16 @@ def build_parser() -> argparse.ArgumentParser:
     run = subcommands.add_parser("run", help="one run of one method")
     _add_run_options(run)
     run.set_defaults(action=commands.run)
+
+    federate = subcommands.add_parser("federate", help="one run by a server and client processes")
+    _add_config_options(federate)
+    federate.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S",
+        help="seconds a client has for an answer; who is later is left out (default: 600)",
+    )  # fmt: skip
+    federate.add_argument("--json", action="store_true", help="print one JSON object")
+    federate.add_argument("--runs-dir", type=_path, help=RUNS_DIR_HELP)
+    federate.set_defaults(action=federate_command.federate)
 
     sweep = subcommands.add_parser("sweep", help="many runs, in one process or several")
     _add_sweep_options(sweep)
@@ -289,7 +299,7 @@ def _run_fields() -> list[tuple[str, Callable[[str], Any], str, Any]]:
     return found
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
+def _add_config_options(parser: argparse.ArgumentParser) -> None:
     for name, parse, text, default in _run_fields():
         text += "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse, default=default, help=text)
@@ -308,6 +318,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="hyperparameters of the method; see `fedobp methods`",
     )  # fmt: skip
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    _add_config_options(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     parser.add_argument("--bank", default="auto", help=BANK_HELP)
     parser.add_argument("--backend", default="auto", help="auto (default), loop or batched")
