@@ -19,7 +19,7 @@ AGAIN = 0.2  # seconds until a client that finds no server tries again
 def prepare() -> None:
     """Import what a client needs, so that forks of this process have it."""
     os.environ.update(QUIET)
-    import flwr.client  # noqa: F401
+    from flwr.client import start_client  # noqa: F401
 
 
 def join(
