@@ -38,13 +38,18 @@ TRIES = 3  # ports, in case another process takes one between the choice and its
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 
+def flower_is_here() -> bool:
+    """Whether Flower is installed."""
+    return importlib.util.find_spec("flwr") is not None
+
+
 def require_flower() -> str:
     """Flower's version.
 
     Raises:
         UserError: it is not installed.
     """
-    if importlib.util.find_spec("flwr") is None:
+    if not flower_is_here():
         raise UserError("this needs Flower: pip install -e '.[flower]' in the kit's folder")
     from importlib.metadata import version
 

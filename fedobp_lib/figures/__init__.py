@@ -7,6 +7,7 @@ figures also work in grey.
 
 from .accuracy import plot_accuracy
 from .convergence import MANY, plot_convergence, plot_history, plot_run
+from .costs import plot_costs
 from .importance import plot_quantiles, plot_scores
 from .layers import plot_layers, plot_variant_layers
 from .partitions import plot_partition
@@ -23,6 +24,7 @@ __all__ = [
     "nines",
     "plot_accuracy",
     "plot_convergence",
+    "plot_costs",
     "plot_history",
     "plot_layers",
     "plot_partition",

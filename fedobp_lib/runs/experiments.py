@@ -110,6 +110,22 @@ def resnet18_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
     return configs
 
 
+def cloud_edge_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
+    """Notebook 10: every method, and FedOBP with its scores on the server too; see `presets.grid`.
+
+    At `paper`, only the smaller alpha.
+    """
+    own: Own = {"quick": {"seeds": (0,)}, "paper": {"alphas": (0.1,)}}
+    configs = accuracy_runs(preset, **_filled(preset, given, own))
+    on_server = [
+        replace(config, settings={**config.settings, "scoring": "server"} | sent)
+        for sent in ({}, {"downlink": "sparse"})
+        for config in configs
+        if config.method == "fedobp"
+    ]
+    return configs + on_server
+
+
 def _fedobp_runs(preset: str, given: dict[str, Any], own: Own) -> list[RunConfig]:
     own = {**own, "paper": {"alphas": (0.1,), **own.get("paper", {})}}
     return grid(preset, **{**_filled(preset, given, own), "methods": ["fedobp"]})
@@ -184,6 +200,7 @@ EXPERIMENTS = (
     Experiment("07", tables={4: {}, 7: _part(RESNET18_DATASETS)}, runs=resnet18_runs),
     Experiment("08", tables={3: {}, 5: {}}),
     Experiment("09"),
+    Experiment("10", runs=cloud_edge_runs),
 )
 
 
