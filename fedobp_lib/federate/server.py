@@ -20,7 +20,7 @@ from ..simulation import GROUP, Simulation
 from ..training.evaluation import Scores
 from .answers import Kind, personal_counts, problem, tested_kinds, trained_kinds
 from .link import Fault, Link, Request
-from .traffic import Tally
+from .tally import Tally
 
 
 class Server(Simulation):
