@@ -33,12 +33,14 @@ def test_the_same_configuration_gives_the_same_history_byte_for_byte(tmp_path):
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path):
-    two = run(tiny(), directory=tmp_path / "two")
+    before = torch.get_num_threads()
     try:
+        torch.set_num_threads(2)
+        two = run(tiny(), directory=tmp_path / "two")
         torch.set_num_threads(1)
         one = run(tiny(), directory=tmp_path / "one")
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(before)
     assert numbers(one) == numbers(two)
 
 
