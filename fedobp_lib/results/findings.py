@@ -250,17 +250,15 @@ def _cloud_edge() -> Finding:
         scores = 100 * (client["gflop"] / server["gflop"] - 1)
         more = round(1e6 * (sparse["megabytes"] - client["megabytes"]))
         told.append(
-            f"{name}: the scores are {scores:.3f} % of the FLOPs of a client's round; without "
-            f"them it need not keep {client['kept']:.1f} MB either, of which the server keeps "
-            f"{server['server'] / 1e3:.1f} GB for {config.clients} clients. The global model with "
-            f"the personal values beside it is {more:,} bytes more to send than one model"
+            f"{scores:.3f} % of its round's FLOPs and {client['kept']:.1f} MB of state with {name} "
+            f"(server: {server['server'] / 1e3:.1f} GB for {config.clients} clients; with a sparse "
+            f"downlink {more:,} bytes more to send)"
         )
     return Finding(
         "Scores on the server spare a client memory, hardly any work",
-        f"The second version moves the scores to the server so that weak devices do less. Counted "
-        f"for CIFAR-10 at {CIFAR10_SAMPLES} samples a client. {'. '.join(told)}. Either way the "
-        "history of a run is the same, byte for byte, but for Fisher scores, which need the "
-        "client's data.",
+        "The second version moves the scores to the server so that weak devices do less. Counted "
+        f"for CIFAR-10 at {CIFAR10_SAMPLES} samples a client, they cost it {', '.join(told)}. The "
+        "history is the same either way, byte for byte; Fisher scores must stay with the client.",
         "notebook 10",
     )
 
