@@ -12,7 +12,7 @@ from .. import paths
 from ..errors import UserError
 from . import commands, costs_command, federate_command, runs_commands, sweep_command
 
-PRESET_HELP = "smoke, quick (default), paper, logged or printed"
+PRESET_HELP = "smoke, quick (default), paper, logged, printed or round100"
 
 BANK_HELP = "where clients' rows are kept: auto (by their size), device, host or disk"
 
@@ -85,9 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.set_defaults(action=sweep_command.sweep)
 
     reproduce = subcommands.add_parser("reproduce", help="execute the notebooks, draw the figures")
-    reproduce.add_argument(
-        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
-    )
+    reproduce.add_argument("--preset", default="quick", help=PRESET_HELP)
     reproduce.add_argument(
         "--table", nargs="+", type=int, action="extend", metavar="N", help="tables of the paper"
     )
@@ -112,9 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(action=commands.reproduce)
 
     compare = subcommands.add_parser("compare", help="finished runs beside the published numbers")
-    compare.add_argument(
-        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
-    )
+    compare.add_argument("--preset", default="quick", help=PRESET_HELP)
     compare.add_argument("--table", nargs="+", type=int, metavar="N", help="1, 6, 7, 8")
     compare.add_argument(
         "--with", dest="against", default="printed", choices=("printed", "logged"),
@@ -145,9 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     costs.set_defaults(action=costs_command.costs)
 
     report = subcommands.add_parser("report", help="one HTML page with all tables and figures")
-    report.add_argument(
-        "--preset", default="quick", help="smoke, quick (default), paper, logged or printed"
-    )
+    report.add_argument("--preset", default="quick", help=PRESET_HELP)
     report.add_argument(
         "--output", type=_path, metavar="FILE", help="default: figures/PRESET/report.html"
     )

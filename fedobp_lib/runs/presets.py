@@ -89,6 +89,14 @@ PRESETS = {
         purpose="as the authors ran it at momentum 0.7; each run has a logged counterpart",
         as_logged=True,
     ),
+    "round100": Preset(
+        datasets=("mnist", "fmnist", "cifar100", "cifar10"),
+        alphas=(0.1, 0.5),
+        seeds=(0,),
+        purpose="as logged, but 100 rounds in bf16, where the first logged evaluation is",
+        settings={"rounds": 100, "eval_every": 25, "precision": "bf16"},
+        as_logged=True,
+    ),
     "printed": Preset(
         datasets=PAPER_DATASETS,
         alphas=(0.1, 0.5),

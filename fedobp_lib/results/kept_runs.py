@@ -1,0 +1,112 @@
+"""What the repository keeps of long runs: two CSV files, from which they are read as runs again.
+
+`history.csv` is tidy: dataset, alpha, method, settings, seed, round, stage, scope, average,
+accuracy (percent), run_id. It has every evaluation of all clients, and the pooled accuracies of
+each round's cohort. `runs.csv` has a row a run: its whole configuration, what was measured once,
+the data, and what made it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..config import ResolvedConfig
+from ..methods import METHODS, added_settings, make_settings
+from ..runs.files import read_csv, read_json, write_csv
+from ..runs.store import RunResult
+from ..simulation import HISTORY
+
+NAMES = ["dataset", "alpha", "method", "settings", "seed"]
+COLUMNS = [*NAMES, "round", "stage", "scope", "average", "accuracy", "run_id"]
+MEASURED = ("diverged", "parameters", "personalized_parameters", "seconds_total")
+MADE = ("commit", "uncommitted_changes", "torch", "device", "threads", "finished")
+FILES = ("history.csv", "runs.csv")
+
+
+def keep(results: Sequence[RunResult], folder: Path) -> None:
+    """Write both files, of finished runs."""
+    histories = [_history(result) for result in results]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / FILES[0], pd.concat(histories), float_format="%.4f")
+    write_csv(folder / FILES[1], pd.DataFrame([_row(result) for result in results]))
+
+
+def own_settings(config: ResolvedConfig) -> str:
+    """The method's settings that differ from its defaults, such as `ema=0.5 score=saliency`."""
+    defaults = asdict(make_settings(METHODS[config.method], {}))
+    told = {k: v for k, v in sorted(config.settings.items()) if v != defaults[k]}
+    return " ".join(f"{name}={value}" for name, value in told.items())
+
+
+def _history(result: RunResult) -> pd.DataFrame:
+    config = result.config
+    named = {name: getattr(config, name) for name in NAMES} | {"settings": own_settings(config)}
+    history = result.history.assign(**named, run_id=result.run_id)
+    return history.query("scope == 'all' or average == 'pooled'")[COLUMNS]
+
+
+def _row(result: RunResult) -> dict[str, Any]:
+    config, summary = asdict(result.config), result.summary
+    settings = config.pop("settings")
+    data = read_json(result.directory / "config.json")
+    return {
+        "run_id": result.run_id,
+        **config,
+        "settings": json.dumps(settings),
+        "test_samples": int(result.clients["test_samples"].sum()),
+        **{name: summary[name] for name in MEASURED},
+        "data": data["data"],
+        "split": data["partition"],
+        **{name: summary["provenance"][name] for name in MADE},
+    }
+
+
+class KeptRun(RunResult):
+    """A run that was kept: configuration, accuracies and provenance; no losses, no layers."""
+
+    def __init__(self, row: pd.Series, history: pd.DataFrame) -> None:
+        super().__init__(Path("kept") / row["run_id"])
+        vars(self).update(row=row, history=history.assign(loss=float("nan"))[HISTORY])
+
+    @cached_property
+    def config(self) -> ResolvedConfig:
+        """The configuration; settings that came after the run have their defaults."""
+        later = added_settings(METHODS[self.row["method"]])
+        known = {f.name: self.row[f.name] for f in fields(ResolvedConfig) if f.name in self.row}
+        known |= {"settings": later | json.loads(self.row["settings"])}
+        return ResolvedConfig(**{k: None if _is_nan(v) else v for k, v in known.items()})
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What was measured once, and what made it."""
+        found = {name: self.row[name] for name in MEASURED}
+        found["diverged"] = None if _is_nan(found["diverged"]) else found["diverged"]
+        return found | {"provenance": {name: self.row[name] for name in MADE}}
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """The test samples of all clients together."""
+        return pd.DataFrame({"test_samples": [self.row["test_samples"]]})
+
+
+def kept_results(folder: Path) -> list[KeptRun]:
+    """The runs that a folder keeps.
+
+    Raises:
+        UserError: a file is not there, or not as it was written.
+    """
+    history = read_csv(folder / FILES[0], COLUMNS)
+    rows = read_csv(folder / FILES[1], ("run_id", "settings"))
+    histories = dict(list(history.groupby("run_id")))
+    return [KeptRun(row, histories[row["run_id"]]) for _, row in rows.iterrows()]
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value

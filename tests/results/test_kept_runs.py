@@ -1,0 +1,59 @@
+"""What the repository keeps of runs says the same as the runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from fedobp_lib import UserError, grid, run_all
+from fedobp_lib.results.kept_runs import keep, kept_results
+from fedobp_lib.results.tables import accuracy_table
+from fedobp_lib.runs.round100 import parts
+
+
+@pytest.fixture
+def results():
+    return run_all(grid("smoke", methods=["fedavg", "fedobp"], rounds=2), "cpu", progress=False)
+
+
+def test_kept_runs_have_the_configurations_and_tables_of_the_runs(results, tmp_path):
+    keep(results, tmp_path)
+    kept = kept_results(tmp_path)
+    assert [run.run_id for run in kept] == [run.run_id for run in results]
+    assert [run.config for run in kept] == [run.config for run in results]
+    for ours, theirs in zip(kept, results, strict=True):
+        pooled = "scope == 'cohort' and average == 'pooled'"
+        for rows in ("scope == 'all'", pooled):
+            one, other = (run.history.query(rows).drop(columns="loss") for run in (ours, theirs))
+            pd.testing.assert_frame_equal(
+                one.reset_index(drop=True), other.reset_index(drop=True), atol=1e-4, rtol=0
+            )
+        assert ours.summary["provenance"].items() <= theirs.summary["provenance"].items()
+        assert ours.clients["test_samples"].sum() == theirs.clients["test_samples"].sum()
+    one, other = accuracy_table(kept), accuracy_table(results)
+    pd.testing.assert_frame_equal(one, other, atol=1e-4, rtol=0)
+
+
+def test_only_settings_that_differ_from_the_defaults_are_told(results, tmp_path):
+    ours = grid("smoke", methods=["fedobp"], rounds=2)[0]
+    settings = {"ema": 0.5, "score": "saliency"}
+    [other] = run_all([ours.__class__(**vars(ours) | {"settings": settings})], "cpu", False)
+    keep([*results, other], tmp_path)
+    told = pd.read_csv(tmp_path / "history.csv", keep_default_na=False)
+    assert set(told["settings"]) == {"", "ema=0.5 score=saliency"}
+
+
+def test_a_cut_file_is_one_clear_line(results, tmp_path):
+    keep(results, tmp_path)
+    path = tmp_path / "runs.csv"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"runs\.csv"):
+        kept_results(tmp_path)
+
+
+def test_the_own_runs_are_the_logged_ones_at_their_first_evaluation():
+    every = [config.resolved("cpu") for runs in parts().values() for config in runs]
+    assert {config.precision for config in every} == {"bf16"}
+    assert {config.eval_every for config in every} == {25}
+    assert {config.rounds for config in every} == {100, 400}
+    assert {config.dataset for config in every if config.rounds == 400} == {"cifar100"}
