@@ -71,6 +71,8 @@ def _row(result: RunResult) -> dict[str, Any]:
 class KeptRun(RunResult):
     """A run that was kept: configuration, accuracies and provenance; no losses, no layers."""
 
+    row: pd.Series
+
     def __init__(self, row: pd.Series, history: pd.DataFrame) -> None:
         super().__init__(Path("kept") / row["run_id"])
         vars(self).update(row=row, history=history.assign(loss=float("nan"))[HISTORY])
@@ -79,9 +81,11 @@ class KeptRun(RunResult):
     def config(self) -> ResolvedConfig:
         """The configuration; settings that came after the run have their defaults."""
         later = added_settings(METHODS[self.row["method"]])
-        known = {f.name: self.row[f.name] for f in fields(ResolvedConfig) if f.name in self.row}
-        known |= {"settings": later | json.loads(self.row["settings"])}
-        return ResolvedConfig(**{k: None if _is_nan(v) else v for k, v in known.items()})
+        names = [field.name for field in fields(ResolvedConfig) if field.name in self.row]
+        known: dict[str, Any] = {
+            name: None if _is_nan(self.row[name]) else self.row[name] for name in names
+        }
+        return ResolvedConfig(**known | {"settings": later | json.loads(self.row["settings"])})
 
     @cached_property
     def summary(self) -> dict[str, Any]:
