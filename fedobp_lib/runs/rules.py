@@ -14,6 +14,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..data.registry import DATASETS
+from ..decoupling import personal_count
 from ..methods import find_method, make_settings
 from .normalizations import avgcnn_layout
 
@@ -48,8 +49,8 @@ class Variant:
 def rule_variants(dataset: str) -> list[Variant]:
     """What is compared on a data set.
 
-    The controls of equal counts need the size of the classifier, so they are left out for a data
-    set that is not registered.
+    The controls of equal counts need the size of the model, so they are left out for a data set
+    that is not registered.
     """
     return [
         _fedobp("table5", "Table 5's quantile", REFERENCE),
@@ -68,13 +69,17 @@ def rule_variants(dataset: str) -> list[Variant]:
 
 
 def _equal_counts(dataset: str) -> list[Variant]:
-    """As many parameters as the classifier's biases are, and as the whole classifier is."""
+    """As many parameters as the fixed quantile keeps, as the classifier's biases are, and as the
+    whole classifier is."""
     layout = avgcnn_layout(dataset)
+    at_q = personal_count(layout.parameters, FIXED_Q)
+    drawn: dict[str, Any] = {"score": "random", "among": "classifier", **_count(at_q)}
     biases, classifier = (
         columns.stop - columns.start
         for columns in (layout.spans["classifier.bias"], layout.layers["classifier"])
     )
     return [
+        _fedobp("random_classifier", f"{at_q} random of classifier", CONTROL, **drawn),
         _fedobp("biases", f"the {biases} biases", CONTROL, among="biases", **_count(biases)),
         _fedobp("as_biases", f"{biases} parameters", CONTROL, **_count(biases)),
         _fedobp("as_fedper", f"{classifier:,} parameters", CONTROL, **_count(classifier)),

@@ -4,11 +4,10 @@ import pytest
 from helpers.direct_link import tiny_config
 
 from fedobp_lib import RunConfig
-from fedobp_lib.decoupling import personal_count
 from fedobp_lib.paper.published import published_quantiles
 from fedobp_lib.runs.experiments import rule_runs
 from fedobp_lib.runs.normalizations import avgcnn_layout
-from fedobp_lib.runs.rules import FIXED_COUNT, rule_variants, variant_of
+from fedobp_lib.runs.rules import FIXED_COUNT, FIXED_Q, rule_variants, variant_of
 
 
 def test_every_variant_is_run_with_every_seed_and_known_again():
@@ -30,6 +29,8 @@ def test_controls_have_equal_counts():
     assert counts["biases"] == counts["as_biases"] == 10
     classifier = layout.layers["classifier"]
     assert counts["as_fedper"] == classifier.stop - classifier.start == 513 * 10
+    at_q = layout.parameters * (1 - FIXED_Q)
+    assert counts["random_classifier"] == pytest.approx(at_q, abs=1)
 
 
 def test_the_fixed_count_is_of_the_size_of_table_5s():
@@ -38,10 +39,9 @@ def test_the_fixed_count_is_of_the_size_of_table_5s():
     for count in published_quantiles()["personalized_parameters"]:
         product *= count ** (1 / 16)
     assert FIXED_COUNT / 10**0.5 < product < FIXED_COUNT * 10**0.5
-    assert personal_count(avgcnn_layout("mnist").parameters, 0.9995) == pytest.approx(291, abs=1)
 
 
 def test_of_a_data_set_that_is_not_registered_the_rest_is_run():
     of_mnist, own = ({v.name for v in rule_variants(name)} for name in ("mnist", "tiny"))
-    assert of_mnist - own == {"biases", "as_biases", "as_fedper"}
+    assert of_mnist - own == {"random_classifier", "biases", "as_biases", "as_fedper"}
     assert variant_of(tiny_config("fedobp", select="knee")).name == "knee"
