@@ -1,4 +1,7 @@
-"""From scores to a personalized model: quantile threshold, mask, merge (paper, Sec. 3.2)."""
+"""From scores to a personalized model: quantile threshold, mask, merge (paper, Sec. 3.2).
+
+Other rules than the quantile are in `selection`.
+"""
 
 from __future__ import annotations
 
@@ -82,4 +85,34 @@ def merge(mask: Tensor, local: Tensor, global_: Tensor) -> Tensor:
     columns = mask.shape[-1]
     merged = global_.expand_as(local).clone()
     merged[..., :columns] = torch.where(mask, local[..., :columns], global_[:columns])
+    return merged
+
+
+def soft_weights(scores: Tensor, tau: Tensor) -> Tensor:
+    """How much of its own value each parameter keeps: `score / (score + tau)`, in [0, 1].
+
+    Half at the threshold, more above it. 0 where both are 0, and where tau is infinite; with a
+    negative tau, which is that of everything personal, as with 0.
+
+    Args:
+        scores: (..., P), not negative.
+        tau: thresholds, (..., 1) or (..., P).
+    """
+    total = scores + tau.clamp(min=0)
+    return scores / torch.where(total > 0, total, 1)
+
+
+def soft_merge(weights: Tensor, local: Tensor, global_: Tensor) -> Tensor:
+    """The softly merged model: `weight * local + (1 - weight) * global`.
+
+    Args:
+        weights: (..., P); columns of a row beyond P (buffers) are global.
+        local, global_: as of `merge`.
+
+    Returns:
+        (..., size), a new tensor.
+    """
+    columns = weights.shape[-1]
+    merged = global_.expand_as(local).clone()
+    merged[..., :columns] = torch.lerp(global_[:columns], local[..., :columns], weights)
     return merged

@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .data.clients import SCORE, stream
 from .errors import unknown
 from .models.parameters import ParameterLayout
 
-SCORES = ("obp", "gradient", "fisher", "saliency")
+SCORES = ("obp", "gradient", "fisher", "saliency", "distance", "taylor", "random")
+NEED_DATA = ("fisher", "taylor")  # scores of the client's loss
 NORMALIZATIONS = ("none", "layer", "tensor", "global")
 
 
@@ -40,6 +42,35 @@ def saliency_score(local: Tensor, global_: Tensor) -> Tensor:
     The score of the authors' public code of January 2025; their code of May 2025 has Eq. 19.
     """
     return ((local - global_) * local).abs_()
+
+
+def distance_score(local: Tensor, global_: Tensor) -> Tensor:
+    """`|local - global|`: the order of Eq. 19, so the same parameters at any quantile or count."""
+    return (local - global_).abs_()
+
+
+def taylor_score(gradient: Tensor, local: Tensor, global_: Tensor) -> Tensor:
+    """`|gradient * (local - global)|`: how the loss changes to first order if the parameter is
+    taken from the server.
+
+    `gradient` is that of the client's mean loss at its local model.
+    """
+    return (gradient * (local - global_)).abs_()
+
+
+def random_score(seed: int, clients: Tensor, width: int) -> Tensor:
+    """A random order of the parameters, the same for a client in all rounds: the control.
+
+    Args:
+        seed: of the run.
+        clients: int64 (K,).
+        width: parameters.
+
+    Returns:
+        (K, width) on the CPU, the whole numbers below `width`; float32 tells 2**24 of them apart.
+    """
+    orders = [stream(seed, SCORE, client).permutation(width) for client in clients.tolist()]
+    return torch.stack([torch.from_numpy(order).float() for order in orders])
 
 
 def moving_average(latest: Tensor, before: Tensor, known: Tensor, keep: float) -> Tensor:

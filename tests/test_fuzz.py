@@ -147,8 +147,10 @@ WORDS = [
     "quick", "paper", "logged", "ours", "obp", "fisher", "done", "partial", "None", "true", "ü",
     "日本", "a\nb", "x" * 300, "--", "-", "/proc/x", "a/b", "[", "*", "%s", "{x}",
     "quantile=0.5", "quantile=", "=1", "quantile=nan", "ema=1", "endpoints=0", "mu=1",
-    "alpha=2", "a=b=c", "file", "split.npz", "grid.toml", "~nosuch/x", "runs", "none/x",
-    "file/x", "1/1", "2/3", "0/0", "0", "98", "00", "02", "9",
+    "alpha=2", "a=b=c", "select=knee", "select=count", "count=7", "count=-1", "held_out=0.5",
+    "merge=soft", "among=biases", "score=taylor", "score=random",
+    "file", "split.npz", "grid.toml", "~nosuch/x", "runs", "none/x", "file/x",
+    "1/1", "2/3", "0/0", "0", "98", "00", "02", "9",
 ]  # fmt: skip
 # No slash: as root, a run could be kept anywhere.
 TEXT = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=4)
@@ -165,7 +167,8 @@ GOOD = {
     "--pixels": ["data", "benchmark"],
     "--partition": ["none.npz"], "--partition-seed": ["0", "7"], "--eval-every": ["1", "1000"],
     "--eval-after": ["final", "never"], "--runs-dir": ["other", "runs"],
-    "--set": ["quantile=0.9", "score=obp"], "--device": ["cpu", "auto"],
+    "--set": ["quantile=0.9", "score=obp", "score=random", "select=knee", "select=held_out",
+              "merge=soft", "among=classifier"], "--device": ["cpu", "auto"],
     "--bank": ["auto", "host", "disk"],
 }  # fmt: skip
 RUN = [*GOOD, "--quantile", "--score", "--backend", "--json", "--pretrained"]

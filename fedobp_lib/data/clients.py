@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .partition import Partition
 
 # Purposes of randomness. Each draw comes from (seed, purpose, round, client), never from
 # global state, so that a resumed run and another back-end see the same numbers.
-INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE = range(6)
+INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE, SCORE, HOLD_OUT = range(8)
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -37,6 +39,10 @@ class ClientData:
         classes: number of classes.
         device: where images and labels are kept.
         seed: seed of the batch orders.
+
+    Attributes:
+        partition: the samples that clients train on and are tested on.
+        split: the whole split, with what `holding_out` has taken from it.
     """
 
     def __init__(
@@ -52,7 +58,8 @@ class ClientData:
     ) -> None:
         self.images = torch.as_tensor(images).contiguous().to(device)
         self.labels = torch.as_tensor(labels).contiguous().to(device)
-        self.partition = partition
+        self.partition = self.split = partition
+        self.held_out: Sequence[np.ndarray] = ()
         self.classes = classes
         self.device = device
         self.seed = seed
@@ -68,6 +75,46 @@ class ClientData:
     def clients(self) -> int:
         return self.partition.clients
 
+    def holding_out(self, share: float) -> ClientData:
+        """The same data, of which each client leaves a share of its training samples out.
+
+        They are drawn once for all rounds, at least one and never all of a client's, and count
+        nowhere as training samples; `of("held_out", client)` names them.
+
+        Args:
+            share: between 0 and 1.
+
+        Raises:
+            UserError: a client has a single training sample.
+        """
+        partition = self.partition
+        counts = np.diff(partition.train_offsets)
+        if (counts == 1).any():
+            client = int(np.argmax(counts == 1))
+            raise UserError(
+                f"client {client} has a single training sample, so none can be held out"
+            )
+        stays = np.ones(counts.sum(), bool)
+        for client, count in enumerate(counts.tolist()):
+            if count:  # else another process has its samples
+                held = min(max(round(share * count), 1), count - 1)
+                drawn = stream(self.seed, HOLD_OUT, client).choice(count, held, replace=False)
+                stays[partition.train_offsets[client] + drawn] = False
+        indices = partition.train_indices
+        left = np.concatenate([[0], stays.cumsum()])[partition.train_offsets]
+        known = len(indices) > 0  # a server apart knows numbers alone
+        mean, std = self._normalization
+        data = ClientData(
+            self.images, self.labels,
+            replace(partition, train_indices=indices[stays] if known else indices,
+                    train_offsets=left),
+            mean, std, self.classes, self.device, self.seed,
+        )  # fmt: skip
+        data.split = self.split
+        if known:
+            data.held_out = np.split(indices[~stays], (partition.train_offsets - left)[1:-1])
+        return data
+
     def shares_images(self, other: ClientData) -> bool:
         """Whether sample numbers mean the same normalized images as in `other`."""
         return self.images.data_ptr() == other.images.data_ptr() and np.array_equal(
@@ -79,7 +126,9 @@ class ClientData:
         return max(1, int(share * len(self.partition.train(client))))
 
     def of(self, part: str, client: int) -> np.ndarray:
-        """The numbers of a client's `train` or `test` samples."""
+        """The numbers of a client's `train`, `test` or `held_out` samples."""
+        if part == "held_out":
+            return self.held_out[client]
         return self.partition.train(client) if part == "train" else self.partition.test(client)
 
     def labels_of(self, client: int) -> Tensor:

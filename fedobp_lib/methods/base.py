@@ -22,7 +22,7 @@ client is a `bank`, which a run with many clients keeps outside the device (`ban
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -63,6 +63,12 @@ class Federation:
     quantile: float = 0.9995
     rounds: int = 400
     place: BankPlace = ON_DEVICE
+
+    def holding_out(self, share: float) -> Federation:
+        """The same, but that clients hold out samples; see `ClientData.holding_out`."""
+        data = self.data.holding_out(share)
+        trainer = Trainer(self.trainer.backend, data, self.trainer.settings)
+        return replace(self, data=data, trainer=trainer)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,12 @@ cloud-edge version of the paper the server does them (`scoring=server`): it keep
 last upload, scores, thresholds and merges, and sends the merged model. The client then only trains,
 and keeps nothing. The numbers are the same.
 
+In step 2 another rule may choose (`select`, see `selection`), step 3 may mix the two values of a
+parameter instead of taking one of them (`merge=soft`), and scores may be others (`score`), random
+ones as a control among them. With `select=held_out` a client leaves a share of its training samples
+out of step 4 for good, and in each step 2 chooses, of a few thresholds, the one whose merged model
+has the smallest loss on them.
+
 Where asked, step 1 averages a client's scores over the rounds it took part in (`ema`), as the
 authors' main runs did. A test of a client changes nothing here; in their code it adds one more
 score to the average. Their code of January 2025 scores by `|(local - global) * local|`.
@@ -17,86 +23,28 @@ score to the average. Their code of January 2025 scores by `|(local - global) * 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..decoupling import QUANTILE_RULES, merge, personal_mask, threshold
-from ..errors import UserError, unknown
+from ..decoupling import merge, soft_merge, soft_weights
+from ..errors import UserError
 from ..scoring import (
-    NORMALIZATIONS,
-    SCORES,
+    distance_score,
     fisher_score,
     gradient_score,
     moving_average,
     normalize,
     obp_score,
+    random_score,
     saliency_score,
+    taylor_score,
 )
-from .base import Federation, Method, added, register
-from .downlink import DOWNLINKS, differences, merged, unlike
+from ..selection import RULES, Given, Selection
+from .base import Federation, Method, register
+from .downlink import differences, merged, unlike
+from .fedobp_settings import FedOBPSettings
 from .messages import Message
 from .traffic import scores_on_server
-
-SIDES = ("client", "server")
-
-
-@dataclass(frozen=True)
-class FedOBPSettings:
-    """Hyperparameters of FedOBP.
-
-    Attributes:
-        quantile: q in [0, 1]; the share of parameters taken from the server. None: the value
-            of the paper's Table 5 for the data set and alpha, else 0.9995.
-        score: `obp` (Eq. 19), `gradient` (Eq. 5), `fisher` (Eq. 6), or `saliency` (what the
-            authors' code of January 2025 computes).
-        normalization: `none`, `layer`, `tensor` or `global` (Appendix C.5).
-        ema: weight of a client's average score so far, in [0, 1); 0: this round's score alone.
-        classifier_only: score and personalize the classifier alone (Appendix C.5); the
-            quantile is then one of the classifier's scores.
-        buffers: score and personalize the running statistics of batch normalization like
-            parameters, as the benchmark behind the paper does on ResNet-18.
-        quantile_rule: `linear` or `inverted_cdf`; None: the protocol's.
-        scoring: who takes steps 1 to 3: `client`, or `server`, as in the cloud-edge version of
-            the paper. The numbers are the same.
-        downlink: what a scoring server sends: `merged`, each client's model, or `sparse`, its
-            own model to all and to each client its personal parameters.
-    """
-
-    quantile: float | None = None
-    score: str = "obp"
-    normalization: str = "none"
-    ema: float = added(0.0)
-    classifier_only: bool = False
-    buffers: bool = added(False)
-    quantile_rule: str | None = None
-    scoring: str = added("client")
-    downlink: str = added("merged")
-
-    def __post_init__(self) -> None:
-        if self.quantile is not None and not 0 <= self.quantile <= 1:
-            raise UserError(f"the quantile must lie in [0, 1], got {self.quantile}")
-        if self.score not in SCORES:
-            raise unknown("score", self.score, SCORES)
-        if self.normalization not in NORMALIZATIONS:
-            raise unknown("normalization", self.normalization, NORMALIZATIONS)
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema must lie in [0, 1), got {self.ema}")
-        if self.buffers and (self.classifier_only or self.score == "fisher"):
-            raise UserError(
-                "buffers have no Fisher score and are no part of the classifier; use score=obp"
-            )
-        if self.quantile_rule not in (None, *QUANTILE_RULES):
-            raise unknown("quantile rule", self.quantile_rule, QUANTILE_RULES)
-        if self.scoring not in SIDES:
-            raise unknown("side that scores", self.scoring, SIDES)
-        if self.downlink not in DOWNLINKS:
-            raise unknown("downlink", self.downlink, DOWNLINKS)
-        if self.scoring == "server" and self.score == "fisher":
-            raise UserError("a server cannot take Fisher scores, which need the clients' data")
-        if self.scoring == "client" and self.downlink != "merged":
-            raise UserError("the downlink is that of a scoring server; set scoring=server")
 
 
 @register("fedobp")
@@ -108,14 +56,22 @@ class FedOBP(Method):
     Settings = FedOBPSettings
 
     def __init__(self, federation: Federation, settings: FedOBPSettings | None = None) -> None:
+        if settings is not None and settings.select == "held_out":
+            federation = federation.holding_out(settings.held_out)
         super().__init__(federation, settings)
         quantile, rule = self.settings.quantile, self.settings.quantile_rule
         self.quantile = federation.quantile if quantile is None else quantile
         self.rule = rule or federation.quantile_rule
         layout = federation.layout
         self.columns = slice(0, layout.size if self.settings.buffers else layout.parameters)
-        classifier = layout.layers["classifier"]
-        self.scored = classifier if self.settings.classifier_only else self.columns
+        self.scored = self.columns
+        if self.settings.scored_part == "classifier":
+            self.scored = layout.layers["classifier"]
+        if self.settings.scored_part == "biases":
+            self.scored = layout.spans["classifier.bias"]
+        width = self.scored.stop - self.scored.start
+        if (self.settings.count or 0) > width:
+            raise UserError(f"the count must be at most {width}, got {self.settings.count}")
         self.state["local"] = self.bank()
         if self.settings.score == "gradient":
             self.state["start"] = self.bank()
@@ -128,14 +84,39 @@ class FedOBP(Method):
         local = self.state["local"][clients]
         layout, kind = self.federation.layout, self.settings.normalization
         scores = normalize(self.averaged(local, clients), layout, kind)
-        tau = threshold(scores[:, self.scored], self.quantile, self.rule)
-        mask = torch.zeros_like(scores, dtype=torch.bool)
-        mask[:, self.scored] = personal_mask(scores[:, self.scored], tau)
-        rows = merge(mask, local, self.global_params)
+
+        def losses(tried: Selection) -> Tensor:
+            rows, _ = self.combined(scores, tried, local)
+            return self.federation.trainer.losses(rows, clients.tolist(), part="held_out")
+
+        given = Given(self.quantile, self.rule, self.settings.count or 0, self.groups, losses)
+        chosen = RULES[self.settings.select](scores[:, self.scored], given)
+        rows, mask = self.combined(scores, chosen, local)
         if self.settings.downlink == "sparse":
             sent = [differences(row, own) for row, own in zip(rows, mask, strict=True)]
             rows = torch.stack([merged(self.global_params, *parts) for parts in sent])
         return rows, mask[:, : layout.parameters]
+
+    @property
+    def groups(self) -> list[slice]:
+        """The layers among the scored columns, counted from the first of them."""
+        layout, first, end = self.federation.layout, self.scored.start, self.scored.stop
+        buffers = [s for s in layout.spans.values() if s.start >= layout.parameters]
+        inside = [(max(s.start, first), min(s.stop, end)) for s in layout.layers.values()]
+        inside += [(s.start, s.stop) for s in buffers if s.stop <= end]
+        return [slice(low - first, high - first) for low, high in inside if low < high]
+
+    def combined(self, scores: Tensor, chosen: Selection, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Models (K, size) merged by a selection, and what of them is personal, bool (K, width)."""
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        mask[:, self.scored] = chosen.mask
+        if self.settings.merge == "hard":
+            return merge(mask, local, self.global_params), mask
+        part = scores[:, self.scored]
+        mask[:, self.scored] = part > chosen.tau
+        weights = torch.zeros_like(scores)
+        weights[:, self.scored] = soft_weights(part, chosen.tau)
+        return soft_merge(weights, local, self.global_params), mask
 
     def messages_down(self, clients: Tensor, start: Tensor) -> list[Message]:
         """A scoring client gets the server's model; else its own, whole or as its differences.
@@ -180,12 +161,18 @@ class FedOBP(Method):
 
         The width is P, or with `buffers` the whole row.
         """
-        columns = self.columns
-        if self.settings.score == "obp":
-            return obp_score(local[:, columns], self.global_params[columns])
-        if self.settings.score == "saliency":
-            return saliency_score(local[:, columns], self.global_params[columns])
-        if self.settings.score == "gradient":
+        score, columns = self.settings.score, self.columns
+        here, there = local[:, columns], self.global_params[columns]
+        if score == "obp":
+            return obp_score(here, there)
+        if score == "saliency":
+            return saliency_score(here, there)
+        if score == "distance":
+            return distance_score(here, there)
+        if score == "gradient":
             # Equal rows before a client's first round: no score, so nothing is personal.
-            return gradient_score(self.state["start"][clients][:, columns], local[:, columns])
-        return fisher_score(self.federation.trainer.gradient(local, clients.tolist()))
+            return gradient_score(self.state["start"][clients][:, columns], here)
+        if score == "random":
+            return random_score(self.federation.data.seed, clients, columns.stop).to(local.device)
+        gradient = self.federation.trainer.gradient(local, clients.tolist())
+        return fisher_score(gradient) if score == "fisher" else taylor_score(gradient, here, there)

@@ -97,7 +97,7 @@ def run(
             if progress is not False:
                 tell_device(where, config.precision)
                 tell_bank(told(kind, config))
-            write_config(simulation.config, data, simulation.data.partition, folder)
+            write_config(simulation.config, data, simulation.data.split, folder)
             checkpoint.restore(simulation)
             take_rounds(simulation, progress, on_round, checkpoint, still_ours)
             made = {

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..paper.published import published_resnet18
 from .normalizations import normalization_settings
 from .presets import PRESETS, grid, listed
+from .rules import rule_variants
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
 FINE = [round(0.99 + 0.001 * i, 3) for i in range(10)]
@@ -124,6 +125,19 @@ def cloud_edge_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
         if config.method == "fedobp"
     ]
     return configs + on_server
+
+
+def rule_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
+    """Notebook 13: each of `rules.rule_variants`; see `presets.grid`.
+
+    At `paper`, only the smaller alpha. `methods` is ignored.
+    """
+    own: Own = {"quick": {"seeds": (0, 1, 2)}}
+    return [
+        replace(config, method=variant.method, settings=variant.settings)
+        for config in _fedobp_runs(preset, given, own)
+        for variant in rule_variants(config.dataset)
+    ]
 
 
 def _fedobp_runs(preset: str, given: dict[str, Any], own: Own) -> list[RunConfig]:

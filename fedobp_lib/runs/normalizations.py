@@ -87,7 +87,7 @@ def matched_quantile(dataset: str, q: float) -> float:
         dataset: a registered one; its file is not needed.
         q: of all scores of AvgCNN.
     """
-    layout = _layout(dataset)
+    layout = avgcnn_layout(dataset)
     columns = layout.layers["classifier"]
     last = columns.stop - columns.start - 1
     kept = min(personal_count(layout.parameters, q), last)
@@ -110,6 +110,7 @@ def _logged_quantiles() -> dict[tuple[str, float], dict[str, float]]:
 
 
 @cache
-def _layout(dataset: str) -> ParameterLayout:
+def avgcnn_layout(dataset: str) -> ParameterLayout:
+    """The columns of AvgCNN for a registered data set, whose file is not needed."""
     spec = DATASETS[dataset]
     return ParameterLayout.of(build_model("avgcnn", spec.shape, spec.classes, seed=0))

@@ -50,7 +50,7 @@ class Job:
 class Question:
     """Models (K, size) and the clients on whose data they are to be looked at.
 
-    Models are in evaluation mode. `part` of the data is `train` or `test`.
+    Models are in evaluation mode. `part` of the data is `train`, `test` or `held_out`.
     """
 
     rows: Tensor
@@ -187,10 +187,17 @@ class Trainer:
         return Features(self.data, numbers, self.features(rows, numbers))
 
     def losses(
-        self, rows: Tensor, clients: Sequence[int], features: Features | None = None
+        self,
+        rows: Tensor,
+        clients: Sequence[int],
+        features: Features | None = None,
+        part: str = "train",
     ) -> Tensor:
-        """Mean training loss of each row, in nats: float64 (K,). Arguments as of `gradient`."""
-        question = self._ask(rows, clients, features)
+        """Mean loss of each row on a part of the data, in nats: float64 (K,).
+
+        Other arguments as of `gradient`.
+        """
+        question = self._ask(rows, clients, features, part)
         _, total = self._learner(features).test([question])[0]
         return total / torch.from_numpy(question.counts).to(total)
 

@@ -20,6 +20,9 @@ VARIANTS = [
     {"scoring": "server", "downlink": "sparse", "quantile": 0.9},
     {"scoring": "server", "downlink": "sparse", "score": "gradient", "ema": 0.5, "quantile": 0.9},
     {"score": "fisher", "ema": 0.5, "quantile": 0.9},
+    {"select": "held_out", "score": "taylor"},
+    {"select": "knee", "merge": "soft"},
+    {"score": "random", "quantile": 0.9, "scoring": "server"},
 ]
 
 

@@ -35,6 +35,8 @@ CASES = [
     ("fedobp", {"score": "gradient"}),
     ("fedobp", SERVER | {"score": "gradient"}),
     ("fedobp", {"score": "fisher"}),
+    ("fedobp", {"score": "taylor"}),
+    ("fedobp", {"select": "held_out"}),
 ]
 # FFGG's tolerance and FedALA's settled loss are a matter of numbers, so they are fixed here.
 MORE = [
