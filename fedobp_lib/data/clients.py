@@ -12,7 +12,7 @@ from .partition import Partition
 
 # Purposes of randomness. Each draw comes from (seed, purpose, round, client), never from
 # global state, so that a resumed run and another back-end see the same numbers.
-INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE = range(6)
+INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE, ATTACKERS, ATTACKS, DELAYS = range(9)
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -69,9 +69,11 @@ class ClientData:
         return self.partition.clients
 
     def shares_images(self, other: ClientData) -> bool:
-        """Whether sample numbers mean the same normalized images as in `other`."""
-        return self.images.data_ptr() == other.images.data_ptr() and np.array_equal(
-            self._normalization, other._normalization
+        """Whether sample numbers mean the same normalized images and labels as in `other`."""
+        return (
+            self.images.data_ptr() == other.images.data_ptr()
+            and self.labels.data_ptr() == other.labels.data_ptr()
+            and np.array_equal(self._normalization, other._normalization)
         )
 
     def samples(self, client: int, share: float = 1.0) -> int:
