@@ -12,11 +12,11 @@ import torch
 
 from .data.partition import Partition
 from .errors import UserError, unknown
-from .methods import find_method, make_settings
+from .methods import Aggregator, Attack, check_options, find_method, make_settings
 from .paper.protocols import PROTOCOLS
 from .training.backends import choose_device
 from .training.precision import AUTO, PRECISIONS, best_precision
-from .typed import as_declared, declared
+from .typed import added, as_declared, declared
 
 # Raised whenever a change of the code changes results, so that old runs are not taken for new.
 RESULTS_VERSION = 1
@@ -37,6 +37,7 @@ SMALL_SIZE = Size(clients=20, participation=0.2, rounds=40)
 
 EVAL_AFTER = ("final", "always", "never")
 COUNTS = ("rounds", "local_epochs", "batch_size", "clients", "eval_every")
+LONGEST_DELAY = 100  # rounds; what is under way takes memory for as many
 LARGEST = 2**63 - 1  # a whole number that tables can hold
 
 
@@ -71,6 +72,12 @@ class RunConfig:
             quarter of the rounds.
         eval_after: when all clients are also tested after local training (fine-tuning):
             `final` round, `always` with `eval_every`, or `never`.
+        aggregator: what the server makes of the clients' models: `mean`, `median`,
+            `trimmed[:SHARE]` or `clipping[:RADIUS]`, see `methods.aggregators`.
+        byzantine: `none`, or clients that do harm, as `KIND:SHARE[:STRENGTH]` with the kinds
+            `sign_flip`, `noise` and `label_flip`, see `methods.adversaries`; only the others are
+            measured.
+        delays: the most rounds after which what a client sends arrives, see `methods.post`.
         settings: the method's own hyperparameters, by name.
 
     Raises:
@@ -99,6 +106,9 @@ class RunConfig:
     partition_seed: int = 0
     eval_every: int | None = None
     eval_after: str = "final"
+    aggregator: str = added("mean")
+    byzantine: str = added("none")
+    delays: int = added(0)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,6 +140,9 @@ class RunConfig:
         values |= {name: value for name, value in defaults.items() if values[name] is None}
         method = find_method(self.method)
         values["settings"] = asdict(make_settings(method, self.settings))
+        # Each is written in one way only, so that it has one id.
+        values["aggregator"] = str(Aggregator.parse(self.aggregator))
+        values["byzantine"] = str(Attack.parse(self.byzantine) or "none")
         if values["precision"] == AUTO:
             values["precision"] = best_precision(choose_device(str(device)))
         if values["eval_every"] is None:
@@ -196,6 +209,13 @@ def _check(config: ResolvedConfig) -> None:
         raise UserError(f"momentum must lie in [0, 1), got {config.momentum}")
     if not 0 < config.test_share < 1:
         raise UserError(f"test_share must lie between 0 and 1, got {config.test_share}")
+    if not 0 <= config.delays <= LONGEST_DELAY:
+        raise UserError(f"delays must lie in 0 to {LONGEST_DELAY}, got {config.delays}")
+    method, attack = find_method(config.method), Attack.parse(config.byzantine)
+    aggregator = Aggregator.parse(config.aggregator)
+    check_options(method, config.settings, aggregator, attack, config.delays)
+    if attack is not None and config.clients < 2:
+        raise UserError("byzantine clients need an honest one beside them; take more clients")
     if config.seed < 0 or config.partition_seed < 0:
         raise UserError("seeds must not be negative")
     if config.precision not in PRECISIONS:

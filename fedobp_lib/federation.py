@@ -10,7 +10,7 @@ from .data.clients import INIT, ClientData, stream
 from .data.images import ImageData
 from .data.partition import Partition, dirichlet_partition
 from .errors import UserError
-from .methods import ON_DEVICE, BankPlace, Federation
+from .methods import ON_DEVICE, Adversaries, Aggregator, Attack, BankPlace, Federation
 from .models.networks import build_model
 from .models.parameters import ParameterLayout
 from .paper.protocols import PROTOCOLS
@@ -45,8 +45,12 @@ def build_federation(
     if partition is None:
         partition = make_partition(config, data)
     mean, std = data.normalization(config.pixels)
+    images, labels = data.on(device)
+    adversaries = make_adversaries(config, partition.clients)
+    if adversaries is not None:
+        labels = adversaries.labels(labels, partition, data.classes)
     client_data = ClientData(
-        *data.on(device), partition, mean, std, data.classes, device, config.seed
+        images, labels, partition, mean, std, data.classes, device, config.seed
     )
     return assemble(config, client_data, data.shape, backend, place)
 
@@ -90,7 +94,17 @@ def assemble(
         quantile=table5_quantile(config.dataset, config.alpha),
         rounds=config.rounds,
         place=place,
+        aggregator=Aggregator.parse(config.aggregator),
+        adversaries=make_adversaries(config, client_data.clients),
+        delays=config.delays,
+        cohort=config.cohort_size,
     )
+
+
+def make_adversaries(config: ResolvedConfig, clients: int) -> Adversaries | None:
+    """The Byzantine clients of a run, the same whenever they are asked for."""
+    attack = Attack.parse(config.byzantine)
+    return None if attack is None else Adversaries(attack, clients, config.seed)
 
 
 def _check_batches(config: ResolvedConfig, model: torch.nn.Module) -> None:

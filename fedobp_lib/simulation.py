@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -65,7 +66,8 @@ class Simulation:
             clients, layer by layer.
         seconds: time spent on `rounds` (merging, training, averaging), on the `tests`, and on
             `tuning` all clients' models for them.
-        final: after the last round, the `Scores` by stage of the clients `tested`: of all.
+        final: after the last round, the `Scores` by stage of the clients `tested`: of all that
+            are honest.
         diverged: None, or why there are no more rounds: `round`, `client` (None: not known) and
             `what` went wrong.
     """
@@ -82,7 +84,11 @@ class Simulation:
         self.layers: list[list[Any]] = []
         self.seconds = {"rounds": 0.0, "tests": 0.0, "tuning": 0.0}
         self.final: dict[str, Scores] = {}
+        adversaries = method.federation.adversaries
+        self._dishonest = None if adversaries is None else torch.from_numpy(adversaries.members)
         self.tested = np.arange(self.data.clients)
+        if adversaries is not None:
+            self.tested = np.flatnonzero(~adversaries.members)
         self.diverged: dict[str, Any] | None = None
         self._groups = Groups(self.device, "testing")
         self._first = first_rows(method.state, self.data.clients)
@@ -123,8 +129,11 @@ class Simulation:
         )
         ended = self._clock()
 
-        self._record("before", "cohort", self._test_cohort(start, clients))
-        self._record("after", "cohort", self._test_cohort(trained, clients))
+        honest = self._honest(clients)
+        for stage, rows in zip(STAGES, (start, trained), strict=True):
+            self._record(stage, "cohort", self._test_cohort(rows[honest], clients[honest]))
+        if personal is not None and personal.ndim == 2 and len(personal) == len(clients):
+            personal = personal[honest]
         self._record_layers(personal)
         evaluated = self._clock()
 
@@ -138,8 +147,17 @@ class Simulation:
         tuning = self.seconds["tuning"] - tuned
         self.seconds["tests"] += evaluated - ended + self._clock() - finished - tuning
 
+    def _honest(self, clients: Tensor) -> Tensor | slice:
+        """Which of the clients are measured."""
+        if self._dishonest is None:
+            return slice(None)
+        return ~self._dishonest.to(clients.device)[clients]
+
     def _test_cohort(self, rows: Tensor, clients: Tensor) -> Scores:
         count = len(clients)
+        if not count:  # all of them are Byzantine, so there is nothing to tell
+            none = torch.empty(0, dtype=torch.int64)
+            return Scores(none, none.double(), none)
         parts = self._groups.each(count, count, lambda k: self._test(rows[k], clients[k]))
         return Scores.join(parts)
 
@@ -159,7 +177,7 @@ class Simulation:
 
     def _test_all(self, tune: bool) -> list[Scores]:
         """Scores of all clients, and of their models after fine-tuning."""
-        everyone = torch.arange(self.data.clients, device=self.device)
+        everyone = torch.from_numpy(self.tested).to(self.device)
 
         def test(some: slice) -> list[Scores]:
             clients = everyone[some]
@@ -172,7 +190,7 @@ class Simulation:
                 scores.append(self._test(tuned, clients))
             return scores
 
-        groups = self._groups.each(self.data.clients, GROUP, test)
+        groups = self._groups.each(len(everyone), GROUP, test)
         return [Scores.join(parts) for parts in zip(*groups, strict=True)]
 
     def _record(self, stage: str, scope: str, scores: Scores) -> None:
@@ -185,7 +203,10 @@ class Simulation:
             masks = masks.reshape(-1, self.layout.parameters)
         for layer, columns in self.layout.layers.items():
             # Whole numbers are added, so that the sum is the same with any number of threads.
-            mean = 0.0 if personal is None else masks[:, columns].sum().item() / len(masks)
+            mean = 0.0
+            if personal is not None:
+                total = masks[:, columns].sum().item()
+                mean = total / len(masks) if len(masks) else math.nan
             self.layers.append([self.round, layer, columns.stop - columns.start, mean])
 
     def _clock(self) -> float:

@@ -7,6 +7,8 @@ command line and papermill pass it, is read. What cannot be meant is refused in 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import field, fields
 from functools import cache
 from textwrap import shorten
 from types import NoneType, UnionType
@@ -41,6 +43,25 @@ def as_declared(name: str, value: Any, hint: Any) -> Any:
                 got = shorten(repr(value), 60)  # an array's would be many lines
                 raise UserError(f"{name} must be of type {told}, got {got}") from None
     return value
+
+
+def added(default: Any) -> Any:
+    """A field of a dataclass of settings that came later, and at its default changes nothing.
+
+    It then does not count in a run's id, so that runs from before it are still found.
+    """
+    return field(default=default, metadata={"added": True})
+
+
+def added_fields(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that came later, at their defaults."""
+    return {f.name: f.default for f in fields(cls) if f.metadata.get("added")}
+
+
+def without_added(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields that count in a run's id."""
+    later = added_fields(cls)
+    return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
 def declared(cls: type) -> dict[str, Any]:

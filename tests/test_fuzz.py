@@ -169,7 +169,8 @@ GOOD = {
     "--eval-after": ["final", "never"], "--runs-dir": ["other", "runs"],
     "--set": ["quantile=0.9", "score=obp", "score=random", "select=knee", "select=held_out",
               "merge=soft", "among=classifier"], "--device": ["cpu", "auto"],
-    "--bank": ["auto", "host", "disk"],
+    "--bank": ["auto", "host", "disk"], "--aggregator": ["mean", "median", "trimmed:0.1"],
+    "--byzantine": ["none", "sign_flip:0.2", "label_flip:0.3"], "--delays": ["0", "1", "3"],
 }  # fmt: skip
 RUN = [*GOOD, "--quantile", "--score", "--backend", "--json", "--pretrained"]
 GRID = ["--datasets", "--alphas", "--methods", "--seeds", "--rounds", "--preset"]
@@ -249,6 +250,9 @@ VALID = {
     "pixels": st.sampled_from(["data", "benchmark"]), "partition_seed": st.integers(0, 2**64),
     "eval_every": st.integers(1, 2**64), "eval_after": st.sampled_from(["final", "always",
     "never"]),
+    "aggregator": st.sampled_from(["mean", "median", "trimmed:.2", "clipping", "clipping:1"]),
+    "byzantine": st.sampled_from(["none", "noise:0.3:2", "label_flip:.2"]),
+    "delays": st.integers(0, 100),
 }  # fmt: skip
 
 

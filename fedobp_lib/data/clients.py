@@ -15,6 +15,7 @@ from .partition import Partition
 # Purposes of randomness. Each draw comes from (seed, purpose, round, client), never from
 # global state, so that a resumed run and another back-end see the same numbers.
 INIT, COHORT, TRAIN, FINE_TUNE, LEARN, SAMPLE, SCORE, HOLD_OUT = range(8)
+ATTACKERS, ATTACKS, DELAYS = range(8, 11)
 
 
 def stream(seed: int, purpose: int, *where: int) -> np.random.Generator:
@@ -116,9 +117,11 @@ class ClientData:
         return data
 
     def shares_images(self, other: ClientData) -> bool:
-        """Whether sample numbers mean the same normalized images as in `other`."""
-        return self.images.data_ptr() == other.images.data_ptr() and np.array_equal(
-            self._normalization, other._normalization
+        """Whether sample numbers mean the same normalized images and labels as in `other`."""
+        return (
+            self.images.data_ptr() == other.images.data_ptr()
+            and self.labels.data_ptr() == other.labels.data_ptr()
+            and np.array_equal(self._normalization, other._normalization)
         )
 
     def samples(self, client: int, share: float = 1.0) -> int:

@@ -12,7 +12,7 @@ from ..config import ResolvedConfig, RunConfig
 from ..data.images import ImageData
 from ..errors import UserError
 from ..federation import make_partition
-from ..methods import Method, find_method
+from ..methods import find_method, in_parts
 from ..progress import tell
 from ..runs.execution import set_damaged_aside, write_config
 from ..runs.files import cannot_write, remove_leftovers
@@ -58,6 +58,9 @@ def federate(
     version = require_flower()
     resolved = config.resolved("cpu")
     check_method(resolved.method)
+    for name, none in (("byzantine", "none"), ("delays", 0)):
+        if getattr(resolved, name) != none:
+            raise UserError(f"a real federation has no {name}: leave it out, or use `fedobp run`")
     if not 0 < timeout < float("inf"):
         raise UserError(f"the timeout must be a number of seconds, got {timeout:g}")
     data = load_data(resolved.dataset)
@@ -93,7 +96,7 @@ def check_method(name: str) -> None:
     method = find_method(name)
     if not method.__module__.startswith("fedobp_lib."):
         raise UserError(f"method {name!r} is not part of the kit; other processes do not know it")
-    if method.finish is not Method.finish:
+    if not in_parts(method):
         raise UserError(
             f"method {name!r} cannot be federated: what its server does is not separate from its "
             "clients (it overrides `finish`)"

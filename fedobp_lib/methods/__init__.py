@@ -19,6 +19,8 @@ from . import (  # noqa: F401
     majority_class,
     pfedfda,
 )
+from .adversaries import Adversaries, Attack
+from .aggregators import Aggregator
 from .banks import ON_DEVICE, PLACES, Bank, BankPlace
 from .base import (
     METHODS,
@@ -33,12 +35,16 @@ from .base import (
     register,
 )
 from .messages import Message
+from .options import averages, check_options, in_parts
 from .traffic import scores_on_server
 
 __all__ = [
     "METHODS",
     "ON_DEVICE",
     "PLACES",
+    "Adversaries",
+    "Aggregator",
+    "Attack",
     "Bank",
     "BankPlace",
     "Federation",
@@ -47,8 +53,11 @@ __all__ = [
     "Task",
     "added",
     "added_settings",
+    "averages",
+    "check_options",
     "find_method",
     "identity",
+    "in_parts",
     "make_method",
     "make_settings",
     "register",

@@ -144,6 +144,6 @@ class APFL(Method):
         self.state["own"][clients] = trained[:, :-1].tensor_split(2, dim=1)[0]
         self.state["alpha"][clients] = trained[:, -1]
 
-    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
-        """The plain mean of rows (size,), or where asked the weighted one."""
-        return super().average(clients, rows) if self.settings.sample_weights else rows.mean(0)
+    @property
+    def weighs_samples(self) -> bool:
+        return self.settings.sample_weights

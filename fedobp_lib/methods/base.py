@@ -12,6 +12,8 @@ and `finish` is, side by side,
     method.keep(cohort, start, trained)               # what they keep
     method.aggregate(cohort, uploaded)                # what the server makes of it
 
+In between an upload may be forged (`adversaries`) or late (`post`).
+
 What `train` optimizes is said by `task`, plain SGD unless a method differs. Rows are models
 unless `models` says how to read them. `method.round` is the number of the round, from 1. `start`
 and `train` change nothing, so any client's model can be looked at or fine-tuned at any time; all
@@ -22,7 +24,7 @@ client is a `bank`, which a run with many clients keeps outside the device (`ban
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -33,10 +35,14 @@ from ..errors import UserError, unknown
 from ..models.parameters import ParameterLayout
 from ..training.tasks import Task
 from ..training.trainer import Trainer
-from ..typed import as_declared, declared
+from ..typed import added as added
+from ..typed import added_fields, as_declared, declared, without_added
+from .adversaries import Adversaries
+from .aggregators import MEAN, Aggregator
 from .banks import ON_DEVICE, BankPlace, HostBank, Initial
 from .disk_bank import DiskBank
 from .messages import Message
+from .post import Post
 from .traffic import Traffic, scores_on_server
 
 
@@ -53,6 +59,10 @@ class Federation:
         quantile: Table 5's quantile for this data set and alpha, else 0.9995.
         rounds: how many rounds the run has, for what changes towards its end.
         place: where banks are.
+        aggregator: what the server makes of the clients' rows.
+        adversaries: the Byzantine clients; None: all are honest.
+        delays: the most rounds that an upload is under way.
+        cohort: clients in a round, for as many of which there is room under way.
     """
 
     initial: Tensor
@@ -63,6 +73,10 @@ class Federation:
     quantile: float = 0.9995
     rounds: int = 400
     place: BankPlace = ON_DEVICE
+    aggregator: Aggregator = MEAN
+    adversaries: Adversaries | None = None
+    delays: int = 0
+    cohort: int = 1
 
     def holding_out(self, share: float) -> Federation:
         """The same, but that clients hold out samples; see `ClientData.holding_out`."""
@@ -84,12 +98,15 @@ class Method(Traffic):
         title: as printed in tables.
         source: the paper that defines the method.
         Settings: dataclass of the method's hyperparameters.
+        averages: whether its server makes its model with `average`; None: if it inherits all that
+            leads there, see `options`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     Settings: ClassVar[type] = NoSettings
+    averages: ClassVar[bool | None] = None
 
     def __init__(self, federation: Federation, settings: Any = None) -> None:
         self.federation = federation
@@ -98,6 +115,7 @@ class Method(Traffic):
         self.state: dict[str, Any] = {"global": federation.initial.clone()}
         self.round = 0
         self._banks = 0
+        self.post: Post | None = None  # `make_method` opens it
 
     @property
     def global_params(self) -> Tensor:
@@ -183,8 +201,14 @@ class Method(Traffic):
         between the processes of a real federation.
         """
         uploaded = self.upload(clients, start, trained)
+        if self.federation.adversaries is not None:
+            exchanged = clients, uploaded, self.reference, self.round
+            uploaded = self.federation.adversaries.sent(*exchanged)
         self.keep(clients, start, trained)
-        self.aggregate(clients, uploaded)
+        if self.post is not None:
+            clients, uploaded = self.post.exchange(clients, uploaded, self.reference, self.round)
+        if len(clients):
+            self.aggregate(clients, uploaded)
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         """Keep what is each client's own; the server's model is still the one of this round."""
@@ -194,40 +218,52 @@ class Method(Traffic):
         if isinstance(self.travels, slice):
             self.state["global"] = self.average(clients, uploaded)
             return
-        # Whole rows, as the sum of a column may depend on where it is.
-        rows = self.global_params.repeat(len(clients), 1)
-        rows[:, self.travels] = uploaded
         merged = self.global_params.clone()
-        merged[self.travels] = self.average(clients, rows)[self.travels]
+        merged[self.travels] = self.average(clients, self.whole(uploaded))[self.travels]
         self.state["global"] = merged
 
-    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
-        """Mean of rows weighted by the clients' training samples (paper, Eq. 2): (size,).
+    def whole(self, uploaded: Tensor) -> Tensor:
+        """Rows (K, size) of what clients have uploaded, (K, T), the server's in other columns.
 
+        Whole rows are averaged, as the sum of a column may depend on where it is.
+        """
+        rows = self.global_params.repeat(len(uploaded), 1)
+        rows[:, self.travels] = uploaded
+        return rows
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether the mean weighs clients by their training samples; else they count alike."""
+        return True
+
+    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
+        """What the run's aggregator makes of rows (K, D): (D,).
+
+        That is their mean, by default weighted by the clients' training samples (paper, Eq. 2).
         Eq. 11 divides once more by the number of clients; that would shrink the weights
         round by round and is taken for a slip.
+
+        Args:
+            clients: int64 (K,).
+            rows: theirs, of the columns that travel or `whole`.
         """
-        weights = self.federation.data.train_counts[clients].to(rows.dtype)
-        return (weights / weights.sum()) @ rows
-
-
-def added(default: Any) -> Any:
-    """A field of settings that came later, and at its default changes nothing.
-
-    It then does not count in a run's id, so that runs from before it are still found.
-    """
-    return field(default=default, metadata={"added": True})
+        weights = None
+        if self.weighs_samples:
+            weights = self.federation.data.train_counts[clients].to(rows.dtype)
+        center = self.reference
+        if rows.shape[1] != len(center):
+            center = self.whole(center[None])[0]
+        return self.federation.aggregator.combine(rows, center, weights)
 
 
 def added_settings(method: type[Method]) -> dict[str, Any]:
     """The settings of a method that came later, at their defaults."""
-    return {f.name: f.default for f in fields(method.Settings) if f.metadata.get("added")}
+    return added_fields(method.Settings)
 
 
 def identity(method: type[Method], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that count in a run's id."""
-    later = added_settings(method)
-    return {k: v for k, v in settings.items() if k not in later or v != later[k]}
+    return without_added(method.Settings, settings)
 
 
 METHODS: dict[str, type[Method]] = {}
@@ -267,8 +303,13 @@ def make_method(name: str, federation: Federation, settings: Mapping[str, Any]) 
     Raises:
         UserError: no such method or setting.
     """
-    method = find_method(name)
-    return method(federation, make_settings(method, settings))
+    cls = find_method(name)
+    method = cls(federation, make_settings(cls, settings))
+    if federation.delays:
+        # Only now it is known what travels.
+        post = federation.delays, federation.cohort, method.reference, federation.data.seed
+        method.post = Post(method.state, *post)
+    return method
 
 
 def make_settings(method: type[Method], values: Mapping[str, Any]) -> Any:

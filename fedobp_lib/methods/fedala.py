@@ -115,6 +115,7 @@ class FedALA(Method):
     title = "FedALA"
     source = "Zhang et al. 2023, arXiv 2212.01197"
     Settings = FedALASettings
+    averages = True
 
     def __init__(self, federation: Federation, settings: FedALASettings | None = None) -> None:
         super().__init__(federation, settings)

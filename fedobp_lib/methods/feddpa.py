@@ -207,9 +207,10 @@ class FedDPA(Method):
         task, epochs = self.task(start, clients), 2 * trainer.settings.epochs
         return trainer.fit(task, clients.tolist(), self.round, purpose, epochs=epochs)
 
-    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
-        """The plain mean of rows (size,) (paper, Algorithm 1); the benchmark weights it."""
-        return super().average(clients, rows) if self.settings.benchmark else rows.mean(0)
+    @property
+    def weighs_samples(self) -> bool:
+        """The plain mean in the paper (Algorithm 1); the benchmark weighs it."""
+        return self.settings.benchmark
 
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["local"][clients] = trained

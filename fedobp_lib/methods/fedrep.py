@@ -130,6 +130,6 @@ class FedRep(Method):
     def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
         self.state["heads"][clients] = trained[:, self.columns]
 
-    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
-        """The plain mean of rows (size,), or where asked the weighted one."""
-        return super().average(clients, rows) if self.settings.sample_weights else rows.mean(0)
+    @property
+    def weighs_samples(self) -> bool:
+        return self.settings.sample_weights

@@ -52,7 +52,8 @@ class FFGGSettings:
 
     Attributes:
         variant: `steps` or `gradient`, see above.
-        local: the layers of the local part, separated by commas.
+        local: the local part: layers, or single tensors such as `classifier.bias`, separated
+            by commas.
         tolerance: fine-tuning ends when the norm of the local part's gradient is at most this
             share of what it was; 0 always goes to the last epoch.
         tune_epochs: the most epochs of fine-tuning in a round.
@@ -90,20 +91,24 @@ class FFGG(Method):
     title = "FFGG"
     source = "Mishchenko et al. 2023, arXiv 2305.18285 (TMLR 2025)"
     Settings = FFGGSettings
+    averages = True
 
     def __init__(self, federation: Federation, settings: FFGGSettings | None = None) -> None:
         super().__init__(federation, settings)
         layout = federation.layout
-        layers = [layer.strip() for layer in self.settings.local.split(",")]
-        for layer in layers:
-            if layer not in layout.layers:
-                raise unknown("layer", layer, layout.layers)
-        if set(layers) == set(layout.layers):
+        names = [name.strip() for name in self.settings.local.split(",")]
+        tensors = {n: s for n, s in layout.spans.items() if s.start < layout.parameters}
+        parts = layout.layers | tensors
+        self.personal = column_mask(layout, device=federation.initial.device)
+        for name in names:
+            if name not in parts:
+                raise unknown("layer or tensor", name, parts)
+            self.personal[parts[name]] = True
+        if self.personal.all():
             raise UserError("the local part of ffgg is the whole model; leave out a layer")
-        self.personal = column_mask(layout, *layers, device=federation.initial.device)
         self.local = F.pad(self.personal, (0, layout.size - layout.parameters))
         self.columns, self.shared = (m.nonzero()[:, 0] for m in (self.local, ~self.local))
-        self.only_head = set(layers) == {"classifier"}
+        self.only_head = set(names) == {"classifier"}
         self.state["local"] = self.bank(federation.initial[self.columns])
 
     @property
@@ -199,13 +204,26 @@ class FFGG(Method):
         task = Task(rows) if part is None else Part(rows, mask=part.expand(len(clients), -1))
         return self.federation.trainer.fit(task, clients.tolist(), self.round, purpose, **changes)
 
-    def finish(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
-        self.state["local"][clients] = trained[:, self.columns]
-        mean = trained.mean(0)
+    @property
+    def weighs_samples(self) -> bool:
+        return False
+
+    @property
+    def reference(self) -> Tensor:
+        sent = self.global_params.clone()
         if self.settings.variant == "gradient":
-            gradients = self.federation.trainer.gradient(trained, clients.tolist())
-            parameters = slice(0, gradients.shape[1])
-            step = self.settings.server_lr * gradients.mean(0)
-            mean[parameters] = self.global_params[parameters] - step
+            sent[: self.federation.layout.parameters] = 0
+        return sent[self.travels]
+
+    def keep(self, clients: Tensor, start: Tensor, trained: Tensor) -> None:
+        self.state["local"][clients] = trained[:, self.columns]
+
+    def aggregate(self, clients: Tensor, uploaded: Tensor) -> None:
+        if self.settings.variant == "steps":
+            super().aggregate(clients, uploaded)
+            return
+        mean, parameters = self.average(clients, self.whole(uploaded)), slice(0, len(self.personal))
+        step = self.settings.server_lr * mean[parameters]
+        mean[parameters] = self.global_params[parameters] - step
         # The server has no local part of its own: those columns stay as they were.
         self.state["global"] = torch.where(self.local, self.global_params, mean)

@@ -146,6 +146,7 @@ class Flute(Method):
     title = "FLUTE"
     source = "Liu, Shen and Yang 2024, arXiv 2406.04596"
     Settings = FluteSettings
+    averages = True
 
     def __init__(self, federation: Federation, settings: FluteSettings | None = None) -> None:
         super().__init__(federation, settings)
@@ -215,6 +216,7 @@ class Flute(Method):
         self.state["heads"][clients] = shaped[:, self.columns]
         self.state["selected"][clients] = True
 
-    def average(self, clients: Tensor, rows: Tensor) -> Tensor:
-        """The plain mean of rows (size,) (paper, Algorithm 2); the benchmark weights it."""
-        return super().average(clients, rows) if self.settings.benchmark else rows.mean(0)
+    @property
+    def weighs_samples(self) -> bool:
+        """The plain mean in the paper (Algorithm 2); the benchmark weighs it."""
+        return self.settings.benchmark

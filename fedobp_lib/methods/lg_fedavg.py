@@ -69,6 +69,7 @@ class LGFedAvg(Method):
     title = "LG-FedAvg"
     source = "Liang et al. 2020, arXiv 2001.01523"
     Settings = LGFedAvgSettings
+    averages = True
 
     def __init__(self, federation: Federation, settings: LGFedAvgSettings | None = None) -> None:
         super().__init__(federation, settings)

@@ -33,6 +33,14 @@ class Traffic:
         """The columns of a model that server and clients send each other; all, or an index."""
         return slice(None)
 
+    @property
+    def reference(self) -> Tensor:
+        """An upload (T,) that moves nothing: the server's model; of a gradient or a difference 0.
+
+        It is what forged and late uploads are measured from, and where clipping starts.
+        """
+        return self.state["global"][self.travels]
+
     def upload(self, clients: Tensor, start: Tensor, trained: Tensor) -> Tensor:
         """What the clients send to the server: rows (K, T), of the columns that travel."""
         return trained[:, self.travels]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import ResolvedConfig, RunConfig
 from ..data.images import ImageData
-from ..methods import BankPlace, Method, find_method
+from ..methods import Attack, BankPlace, Method, find_method
 from ..models.networks import ImageModel, build_model
 from ..models.parameters import ParameterLayout
 from ..training.backends import make_backend
@@ -174,9 +174,13 @@ def batch_of(config: RunConfig) -> tuple:
 
 
 def _batch_key(config: RunConfig) -> tuple:
-    config = config.resolved()
+    resolved = config.resolved()
     names = ("dataset", "model", "local_epochs", "batch_size", "precision", "pixels")
-    return tuple(getattr(config, name) for name in names)
+    key = tuple(getattr(resolved, name) for name in names)
+    attack = Attack.parse(resolved.byzantine)
+    # A batch is of one set of labels, and in such a run those of some clients are others.
+    relabelled = attack is not None and not attack.on_the_way
+    return (*key, id(config)) if relabelled else key
 
 
 def _trains_plain_models(name: str) -> bool:

@@ -35,6 +35,7 @@ from ..data.images import ImageData
 from ..errors import UserError
 from ..methods import METHODS, added_settings, find_method, identity
 from ..simulation import HISTORY, LAYERS
+from ..typed import without_added
 from .files import damaged, read_csv, read_json
 from .integrity import fault
 
@@ -127,7 +128,7 @@ class RunResult:
 
 def run_id(config: ResolvedConfig, data: ImageData) -> str:
     """Name of a run: 12 hex digits of a hash over all that decides its numbers."""
-    known = asdict(config)
+    known = without_added(type(config), asdict(config))
     known["settings"] = identity(find_method(config.method), config.settings)
     if config.split is not None:
         known["partition"] = config.split.fingerprint

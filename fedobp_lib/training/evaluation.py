@@ -44,7 +44,7 @@ class Scores:
         return 100 * self.correct.double() / self.samples
 
     def summary(self) -> dict[str, tuple[float, float]]:
-        """(accuracy in percent, mean loss in nats) for each average."""
+        """(accuracy in percent, mean loss in nats) for each average; of no client, NaN."""
         total = self.samples.sum()
         return {
             "client_mean": (
@@ -52,7 +52,7 @@ class Scores:
                 (self.loss / self.samples).mean().item(),
             ),
             "pooled": (
-                100 * self.correct.sum().item() / total.item(),
+                (100 * self.correct.sum().double() / total).item(),
                 (self.loss.sum() / total).item(),
             ),
         }

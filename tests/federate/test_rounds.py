@@ -1,5 +1,7 @@
 """Server and clients without processes: messages go as bytes, but nothing carries them away."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,15 @@ def test_apart_they_have_the_history_of_the_simulation(name, settings, tmp_path)
     assert rounds.faults == []
     # APFL sums up a row, which one row alone does in another order.
     same(rounds, run(config, progress=False), 1e-5 if name == "apfl" else 0.0)
+
+
+def test_a_robust_server_is_that_of_the_simulation(tmp_path):
+    config = replace(tiny_config("fedper"), aggregator="median")
+    rounds = server_of(config, Direct(clients_of(config, tmp_path / "own")))
+    rounds.begin()
+    rounds.run(progress=False)
+    same(rounds, run(config, progress=False))
+    assert run(config).accuracy() != run(replace(config, aggregator="mean")).accuracy()
 
 
 def test_a_client_has_its_own_samples_and_the_server_none(tmp_path):
