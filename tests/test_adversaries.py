@@ -26,12 +26,15 @@ def tiny(backend="loop", **fields):
     return simulate(RunConfig(**(TINY | fields)), tiny_images(), backend=backend)
 
 
+STRENGTH = {"sign_flip": 0.5, "noise": 0.05}  # more noise than this, and numbers grow to infinity
+
+
 def forged(kind, honest, reference, number, client):
-    """What arrives of an upload, written out for the strength 0.5."""
+    """What arrives of an upload, written out."""
     if kind == "sign_flip":
         return reference - 0.5 * (honest - reference)
     noise = stream(5, ATTACKS, number, client).standard_normal(len(honest), dtype=np.float32)
-    return reference + 0.5 * torch.from_numpy(noise)
+    return reference + 0.05 * torch.from_numpy(noise)
 
 
 @pytest.mark.parametrize("kind", ["sign_flip", "noise"])
@@ -41,7 +44,7 @@ def forged(kind, honest, reference, number, client):
 )
 def test_what_is_sent_is_forged_and_what_is_kept_is_not(kind, name, settings, monkeypatch):
     """Round by round beside methods whose attackers' uploads are replaced by hand."""
-    attack = Attack(kind, 0.4, 0.5)
+    attack = Attack(kind, 0.4, STRENGTH[kind])
     federation = tiny_federation()
     adversaries = Adversaries(attack, 5, federation.data.seed)
     assert adversaries.members.sum() == 2
@@ -131,7 +134,8 @@ def test_only_honest_clients_are_measured(byzantine):
     clients = simulation.clients_frame()
     assert clients.loc[clients["accuracy_before"].notna(), "client"].tolist() == honest.tolist()
     personal = simulation.layers_frame().query("round == 2")["personalized"].sum()
-    assert personal * len(honest) == round(personal * len(honest))  # a mean over the honest
+    total = personal * len(honest)  # of a mean over the honest
+    assert total == pytest.approx(round(total), rel=1e-12)
 
 
 def test_a_cohort_of_attackers_alone_has_no_accuracy(tmp_path):
