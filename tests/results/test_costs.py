@@ -363,7 +363,7 @@ def test_runs_that_differ_are_told_apart_and_the_same_run_is_counted_once(tiny, 
     ("chosen", "server"),
     [
         ("select=knee", ["scoring=server select=knee", "downlink=sparse select=knee"]),
-        ("merge=soft", ["merge=soft scoring=server"]),
+        ("merge=soft", ["scoring=server merge=soft"]),
         ("select=held_out", []),
         ("score=taylor", []),
     ],
