@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
 # The fields of a run that decide what a round costs.
 FIELDS = ("method", "model", "dataset", "alpha", "clients", "participation", "local_epochs",
@@ -49,6 +52,16 @@ def _runs(options: argparse.Namespace) -> list:
             continue
         every.append(run)
         own = run.settings
-        if run.method == "fedobp" and "scoring" not in own and own.get("score") != "fisher":
-            every += [replace(run, settings={**own, **more}) for more in SERVER_SCORES]
+        if run.method == "fedobp" and "scoring" not in own:
+            on_server = [replace(run, settings={**own, **more}) for more in SERVER_SCORES]
+            every += filter(_possible, on_server)
     return every
+
+
+def _possible(run: RunConfig) -> bool:
+    """Whether its settings go together: a server cannot do all that a client can."""
+    try:
+        run.resolved("cpu")
+    except UserError:
+        return False
+    return True

@@ -11,7 +11,9 @@ from .costs import plot_costs
 from .importance import plot_quantiles, plot_scores
 from .layers import plot_layers, plot_variant_layers
 from .partitions import plot_partition
+from .personal import plot_personal
 from .ranks import plot_ranks
+from .rules import plot_differences, plot_rules
 from .scores import nines, plot_quantile_curves
 from .style import NORMALIZATION_STYLE, PRINTED, method_style, save, save_table
 from .workflow import plot_workflow
@@ -25,12 +27,15 @@ __all__ = [
     "plot_accuracy",
     "plot_convergence",
     "plot_costs",
+    "plot_differences",
     "plot_history",
     "plot_layers",
     "plot_partition",
+    "plot_personal",
     "plot_quantile_curves",
     "plot_quantiles",
     "plot_ranks",
+    "plot_rules",
     "plot_run",
     "plot_scores",
     "plot_variant_layers",

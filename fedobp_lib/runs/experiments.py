@@ -215,6 +215,7 @@ EXPERIMENTS = (
     Experiment("08", tables={3: {}, 5: {}}),
     Experiment("09"),
     Experiment("10", runs=cloud_edge_runs),
+    Experiment("13", runs=rule_runs),
 )
 
 

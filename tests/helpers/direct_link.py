@@ -89,9 +89,10 @@ def server_of(config, link, say=print):
     """A server that knows how many samples each client has."""
     config = config.resolved("cpu")
     samples = {
-        number: tuple(len(client.method.federation.data.of(part, number)) for part in
-                      ("train", "test"))
-        for number, client in link.clients.items()
-    }  # fmt: skip
+        number: (len(split.train(number)), len(split.test(number)))
+        for number, split in (
+            (number, client.method.federation.data.split) for number, client in link.clients.items()
+        )
+    }
     federation = server_federation(config, samples, (16, 16, 1), 3)
     return Server(config, make_method(config.method, federation, config.settings), link, say)

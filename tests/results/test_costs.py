@@ -360,6 +360,23 @@ def test_runs_that_differ_are_told_apart_and_the_same_run_is_counted_once(tiny, 
 
 
 @pytest.mark.parametrize(
+    ("chosen", "server"),
+    [
+        ("select=knee", ["scoring=server select=knee", "downlink=sparse select=knee"]),
+        ("merge=soft", ["scoring=server merge=soft"]),
+        ("select=held_out", []),
+        ("score=taylor", []),
+    ],
+)
+def test_what_a_server_cannot_do_is_counted_on_the_client_alone(tiny, capsys, chosen, server):
+    words = "costs --samples 20 --method fedobp --local-epochs 1 --dataset tiny --set"
+    assert main([*words.split(), chosen]) == 0
+    out = capsys.readouterr().out
+    assert chosen in out and out.count("\nfedobp ") == 1 + len(server)
+    assert all(text in " ".join(out.split()) for text in server)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("--dataset mnist", "say --samples N"),
