@@ -6,6 +6,7 @@ figures also work in grey.
 """
 
 from .accuracy import plot_accuracy
+from .beside_logs import plot_beside_logs
 from .convergence import MANY, plot_convergence, plot_history, plot_run
 from .costs import plot_costs
 from .importance import plot_quantiles, plot_scores
@@ -25,6 +26,7 @@ __all__ = [
     "method_style",
     "nines",
     "plot_accuracy",
+    "plot_beside_logs",
     "plot_convergence",
     "plot_costs",
     "plot_differences",

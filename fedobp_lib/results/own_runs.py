@@ -1,0 +1,133 @@
+"""The kit's own runs on real images, beside what the paper's authors logged at the same round.
+
+The runs are those of `runs.round100`, as `kept_runs` reads them from the repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from .. import paths
+from ..methods import METHODS
+from ..paper.deviations import KNOWN_DIFFERENCES
+from ..paper.logged import logged_normalizations
+from ..paper.published import published_accuracy
+from ..runs.presets import grid
+from ..runs.round100 import PRESET
+from ..runs.store import RunResult
+from .compare_logged import compare_logged
+from .kept_runs import KeptRun, kept_results, own_settings
+from .titles import title_of
+
+CELL = ["dataset", "alpha"]
+EXACT = ("mnist", "fmnist", "cifar100")  # the other one was compressed again
+NO_REASON = "none known"
+
+
+def own_runs() -> list[KeptRun]:
+    """The runs that the repository keeps in `figures/round100/`.
+
+    Raises:
+        UserError: the files are not there, or not as they were written.
+    """
+    return kept_results(paths.project_root() / "figures" / PRESET)
+
+
+def as_logged(results: Sequence[RunResult]) -> list[RunResult]:
+    """Those of the runs that have the settings of the logged ones, at momentum 0.7."""
+    return [result for result in results if _is_as_logged(result)]
+
+
+def _is_as_logged(result: RunResult) -> bool:
+    config = result.config
+    [same] = grid(PRESET, [config.dataset], [config.alpha], [config.method], [config.seed])
+    known = same.resolved()
+    return (config.settings, config.momentum) == (known.settings, known.momentum)
+
+
+def beside_logs(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Every evaluation of ours with a logged counterpart.
+
+    Returns:
+        The columns of `compare_logged`, less what was not logged, and `reason`: for one that
+        differs, how the benchmark behind the paper is known to depart from the method, or
+        `none known`; else empty.
+    """
+    table = compare_logged(as_logged(results)).query("verdict != 'not logged'")
+    known = table["method"].map(KNOWN_DIFFERENCES).fillna(NO_REASON)
+    return table.assign(reason=np.where(table["verdict"] == "differs", known, ""))
+
+
+def agreement(table: pd.DataFrame) -> tuple[int, int]:
+    """How many pairs of `beside_logs` on exact data sets agree, and of how many."""
+    exact = table[table["dataset"].isin(EXACT)]
+    return int((exact["verdict"] == "agrees").sum()), len(exact)
+
+
+def main_table(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
+    """The main table: a row a method, for each data set and alpha `ours (logged)`, in percent.
+
+    All clients, pooled, after `round_` rounds, mean over seeds; before local training, and in the
+    rows `+ fine-tuning` after it. A dash: not run, or in brackets, not logged. The best method of
+    each column comes first in the mean over the columns.
+    """
+    table = compare_logged(as_logged(results)).query("round == @round_")
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in table.itertuples():
+        name = title_of(row.method) + ("" if row.stage == "before" else " + fine-tuning")
+        theirs = "-" if np.isnan(row.logged) else f"{row.logged:.2f}"
+        column = f"{row.dataset} {row.alpha:g}"
+        cells.setdefault((name, row.stage), {})[column] = f"{row.mean:.2f} ({theirs})"
+    means = table.groupby(["method", "stage"])["mean"].mean()
+    order = means.sort_values(ascending=False).index
+    rows = []
+    for method, stage in order:
+        if stage == "before" or method == "fedavg":
+            name = title_of(method) + ("" if stage == "before" else " + fine-tuning")
+            rows.append({"method": name} | cells[name, stage])
+    return pd.DataFrame(rows).fillna("-")
+
+
+def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Which FedOBP gives the 50.37 that Table 1 prints for CIFAR-100 at alpha 0.1?
+
+    Returns:
+        One row a run and evaluation: title, settings, momentum, round, before, after (percent, all
+        clients, pooled; `after` is of the last round), logged (before, of the run with these
+        settings), logged_as (which run that is), printed (of Table 1).
+    """
+    runs = [r for r in results if r.config.dataset == "cifar100" and r.config.alpha == 0.1]
+    printed = published_accuracy().query("dataset == 'cifar100' and alpha == 0.1")
+    printed = printed.set_index("method")["accuracy_mean_percent"]
+    main = compare_logged(as_logged(runs)).set_index(["method", "round", "stage"])["logged"]
+    ablation = logged_normalizations().query(
+        "dataset == 'cifar100' and normalization == 'global' and alpha == 0.1"
+    )
+    ablation = ablation.set_index("round")["accuracy"]
+    rows = []
+    for result in runs:
+        method = result.config.method
+        every = result.history.query("scope == 'all' and average == 'pooled'")
+        wide = every.pivot(index="round", columns="stage", values="accuracy")
+        for round_, values in wide.iterrows():
+            theirs, which = np.nan, ""
+            if _is_as_logged(result) and (method, round_, "before") in main.index:
+                theirs, which = main[method, round_, "before"], "main run"
+            elif method == "fedobp" and result.config.settings["score"] == "saliency":
+                theirs, which = ablation.get(round_, np.nan), "ablation"
+            rows.append(
+                {
+                    "title": METHODS[method].title,
+                    "settings": own_settings(result.config),
+                    "round": round_,
+                    "before": values["before"],
+                    "after": values.get("after", np.nan),
+                    "logged": theirs,
+                    "logged_as": which if not np.isnan(theirs) else "",
+                    "printed": printed[method],
+                }
+            )
+    return pd.DataFrame(rows)
