@@ -13,6 +13,7 @@ from .layers import plot_layers, plot_variant_layers
 from .partitions import plot_partition
 from .ranks import plot_ranks
 from .scores import nines, plot_quantile_curves
+from .sparse import plot_bytes, plot_densities, plot_gradients
 from .style import NORMALIZATION_STYLE, PRINTED, method_style, save, save_table
 from .workflow import plot_workflow
 
@@ -23,8 +24,11 @@ __all__ = [
     "method_style",
     "nines",
     "plot_accuracy",
+    "plot_bytes",
     "plot_convergence",
     "plot_costs",
+    "plot_densities",
+    "plot_gradients",
     "plot_history",
     "plot_layers",
     "plot_partition",

@@ -1,0 +1,189 @@
+"""FedSpa beside other methods: accuracy against density, and against rounds and bytes.
+
+Accuracies are of all clients, pooled, before local training, in percent. Costs are those that
+`costs` counts: of a dense machine, which computes and stores zeros like other numbers, and of
+active parameters alone (`sparse`), which takes hardware and storage that skip zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ..config import RunConfig
+from ..runs.sparse_models import DENSITIES, DENSITY, FEDAVG, fedspa_at, named
+from ..runs.store import RunResult
+from .costs import costs
+from .tables import accuracies
+from .titles import title_of
+
+CELL = ["dataset", "alpha"]
+REACHED = 0.95  # of FedSpa's best accuracy
+
+
+def titled(line: str) -> str:
+    """What people call a line: a method, and of FedSpa the density."""
+    method, _, density = line.partition(" ")
+    return f"{title_of(method)} {density}".strip()
+
+
+def client_round(config: RunConfig) -> dict[str, float]:
+    """What a client of the cohort needs in a round, the last of those that `costs` plays.
+
+    Returns:
+        `megabytes` received and sent; `gflop` and `gflop_sparse`; `memory` and `memory_sparse`,
+        the most megabytes in use at once.
+    """
+    frame = costs([config]).query("side == 'client'")
+    frame = frame[frame["round"] == frame["round"].max()]
+    total = frame.groupby("quantity")[["value", "sparse"]].sum()
+    return {
+        "megabytes": total.loc["bytes", "value"] / 1e6,
+        "gflop": total.loc["flops", "value"] / 1e9,
+        "gflop_sparse": total.loc["flops", "sparse"] / 1e9,
+        "memory": total.loc["memory", "value"] / 1e6,
+        "memory_sparse": total.loc["memory", "sparse"] / 1e6,
+    }
+
+
+def density_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """FedSpa's accuracy and a client's costs of a round by density, beside FedAvg's.
+
+    Args:
+        results: finished runs of `sparse_runs`.
+
+    Returns:
+        One row for each data set, alpha and density: dataset, alpha, density, mean and std (NaN
+        for a single seed) over seeds of the best of the evaluated rounds, seeds, fedavg (its mean;
+        NaN where it was not run), what `client_round` gives, and the same as multiples of FedAvg's
+        with `relative_` before the names.
+    """
+    lines = {result.run_id: named(result.config) for result in results}
+    tidy = accuracies(results).query("stage == 'before' and average == 'pooled'")
+    tidy = tidy.assign(line=tidy["run_id"].map(lines))
+    best = tidy.groupby([*CELL, "line"])["best"].agg(mean="mean", std="std", seeds="count")
+    configs = {(r.config.dataset, r.config.alpha, lines[r.run_id]): r.config for r in results}
+    rows = []
+    for dataset, alpha in dict.fromkeys(key[:2] for key in configs):
+        control = best["mean"].get((dataset, alpha, FEDAVG), np.nan)
+        unit = None
+        for density in DENSITIES:
+            key = (dataset, alpha, fedspa_at(density))
+            if key not in configs:
+                continue
+            unit = unit or client_round(replace(configs[key], method=FEDAVG, settings={}))
+            spent = client_round(configs[key])
+            own = {"dataset": dataset, "alpha": alpha, "density": density}
+            relative = {f"relative_{name}": spent[name] / unit[name] for name in spent}
+            rows.append(own | best.loc[key].to_dict() | {"fedavg": control} | spent | relative)
+    return pd.DataFrame(rows).astype({"seeds": int})
+
+
+def byte_table(config: RunConfig) -> pd.DataFrame:
+    """What a client receives and sends in FedSpa's rounds, and what of it is for its mask.
+
+    Args:
+        config: a run whose data, model and rounds are meant; its method is not looked at.
+
+    Returns:
+        One row a density: density, dense (bytes of the whole model), share (`density * dense`),
+        down, up, mask (bytes of the places where the next mask is another: what `up` has more
+        than `down`). Of the last round that `costs` plays.
+    """
+    config = replace(config, method=FEDAVG, settings={})
+    counted = costs([config, *(_at(config, density) for density in DENSITIES)])
+    counted = counted.query("side == 'client' and quantity == 'bytes'")
+    counted = counted[counted["round"] == counted["round"].max()]
+    ways = [part["value"].to_numpy() for _, part in counted.groupby("part", sort=False)]
+    down, up = ways
+    frame = pd.DataFrame({"density": DENSITIES, "dense": down[0], "down": down[1:], "up": up[1:]})
+    frame.insert(2, "share", frame["density"] * frame["dense"])
+    return frame.assign(mask=frame["up"] - frame["down"])
+
+
+def _at(config: RunConfig, density: float) -> RunConfig:
+    return replace(config, method="fedspa", settings={"density": density})
+
+
+def curves(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Accuracy over rounds, and what a client has received and sent until then.
+
+    Args:
+        results: finished runs of `sparse_runs`.
+
+    Returns:
+        One row for each data set, alpha, line and evaluated round: dataset, alpha, line (see
+        `named`), title, round, megabytes (of a client on average, since the first round), mean,
+        low and high (a standard deviation over seeds around it), seeds.
+    """
+    rows = []
+    sent: dict[str, pd.Series] = {}
+    for result in results:
+        config, line = result.config, named(result.config)
+        history = result.history.query(
+            "stage == 'before' and scope == 'all' and average == 'pooled'"
+        )
+        key = repr(replace(config, seed=0))
+        if key not in sent:
+            sent[key] = client_megabytes(config)
+        rows.append(
+            history[["round", "accuracy"]].assign(
+                dataset=config.dataset, alpha=config.alpha, line=line, title=titled(line),
+                megabytes=sent[key].reindex(history["round"]).to_numpy(),
+            )
+        )  # fmt: skip
+    keys = [*CELL, "line", "title", "round", "megabytes"]
+    frame = pd.concat(rows).groupby(keys, sort=False)["accuracy"]
+    frame = frame.agg(mean="mean", std="std", seeds="count").reset_index()
+    spread = frame.pop("std").fillna(0)
+    frame.insert(7, "low", (frame["mean"] - spread).clip(0, 100))
+    frame.insert(8, "high", (frame["mean"] + spread).clip(0, 100))
+    return frame
+
+
+def client_megabytes(config: RunConfig) -> pd.Series:
+    """Megabytes that a client on average has received and sent until the end of each round.
+
+    Not every client takes part in a round: these are all that the server sends and receives, by
+    the number of clients. After those that `costs` plays, each round takes what the last one takes.
+    """
+    resolved = config.resolved("cpu")
+    counted = costs([config]).query("side == 'server' and quantity == 'bytes'")
+    each = counted.groupby("round")["value"].sum() / resolved.clients / 1e6
+    rounds = pd.RangeIndex(1, resolved.rounds + 1, name="round")
+    return each.reindex(rounds).ffill().cumsum()
+
+
+def standings(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each line's best accuracy, how soon it is there, and what it is at equal bytes.
+
+    Args:
+        frame: as `curves` gives it.
+
+    Returns:
+        One row for each data set, alpha and line, best first: dataset, alpha, line, title, best
+        (highest of the means over seeds), rounds and megabytes (until the mean first is at 95 % of
+        the best of FedSpa at its default density; NaN: never), same_bytes (the best mean of the
+        rounds until which a client has received and sent no more than with that FedSpa in all
+        rounds; NaN: its first one takes more), total (megabytes of all rounds). Empty where FedSpa
+        was not run at that density.
+    """
+    rows = []
+    for (dataset, alpha), panel in frame.groupby(CELL, sort=False):
+        ours = panel[panel["line"] == fedspa_at(DENSITY)]
+        if ours.empty:
+            continue
+        for (line, title), own in panel.groupby(["line", "title"], sort=False):
+            there = own[own["mean"] >= REACHED * ours["mean"].max()]
+            first = there.iloc[0] if len(there) else {"round": np.nan, "megabytes": np.nan}
+            within = own[own["megabytes"] <= ours["megabytes"].max() * (1 + 1e-9)]
+            rows.append(
+                [dataset, alpha, line, title, own["mean"].max(), first["round"],
+                 first["megabytes"], within["mean"].max(), own["megabytes"].max()]
+            )  # fmt: skip
+    columns = ["line", "title", "best", "rounds", "megabytes", "same_bytes", "total"]
+    table = pd.DataFrame(rows, columns=[*CELL, *columns])
+    return table.sort_values([*CELL, "best"], ascending=[True, True, False], ignore_index=True)
