@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import RunConfig
-from ..runs.sparse_models import DENSITIES, DENSITY, FEDAVG, fedspa_at, named
+from ..runs.sparse_models import DENSITIES, DENSITY, FEDAVG, FEDSPA, fedspa_at, named
 from ..runs.store import RunResult
 from .costs import costs
 from .tables import accuracies
@@ -30,6 +30,17 @@ def titled(line: str) -> str:
     return f"{title_of(method)} {density}".strip()
 
 
+_COUNTED: dict[str, pd.DataFrame] = {}
+
+
+def counted(config: RunConfig) -> pd.DataFrame:
+    """`costs` of a configuration, whichever its seed, counted once."""
+    key = repr(replace(config, seed=0))
+    if key not in _COUNTED:
+        _COUNTED[key] = costs([config])
+    return _COUNTED[key]
+
+
 def client_round(config: RunConfig) -> dict[str, float]:
     """What a client of the cohort needs in a round, the last of those that `costs` plays.
 
@@ -37,7 +48,7 @@ def client_round(config: RunConfig) -> dict[str, float]:
         `megabytes` received and sent; `gflop` and `gflop_sparse`; `memory` and `memory_sparse`,
         the most megabytes in use at once.
     """
-    frame = costs([config]).query("side == 'client'")
+    frame = counted(config).query("side == 'client'")
     frame = frame[frame["round"] == frame["round"].max()]
     total = frame.groupby("quantity")[["value", "sparse"]].sum()
     return {
@@ -82,30 +93,35 @@ def density_table(results: Sequence[RunResult]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"seeds": int})
 
 
-def byte_table(config: RunConfig) -> pd.DataFrame:
-    """What a client receives and sends in FedSpa's rounds, and what of it is for its mask.
+def byte_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """What a client of the cohort receives and sends with FedSpa, and what of it is for its mask.
 
     Args:
-        config: a run whose data, model and rounds are meant; its method is not looked at.
+        results: finished runs of `sparse_runs`.
 
     Returns:
-        One row a density: density, dense (bytes of the whole model), share (`density * dense`),
-        down, up, mask (bytes of the places where the next mask is another: what `up` has more
-        than `down`). Of the last round that `costs` plays.
+        One row for each data set, alpha and density: dataset, alpha, density, dense (bytes of the
+        whole model), share (`density * dense`), down, up, mask (bytes of the places where the next
+        mask is another: what `up` has more than `down`). Of the last round that `costs` plays.
     """
-    config = replace(config, method=FEDAVG, settings={})
-    counted = costs([config, *(_at(config, density) for density in DENSITIES)])
-    counted = counted.query("side == 'client' and quantity == 'bytes'")
-    counted = counted[counted["round"] == counted["round"].max()]
-    ways = [part["value"].to_numpy() for _, part in counted.groupby("part", sort=False)]
-    down, up = ways
-    frame = pd.DataFrame({"density": DENSITIES, "dense": down[0], "down": down[1:], "up": up[1:]})
-    frame.insert(2, "share", frame["density"] * frame["dense"])
-    return frame.assign(mask=frame["up"] - frame["down"])
+    rows = {}
+    for config in (result.config for result in results):
+        if config.method != FEDSPA:
+            continue
+        density = config.settings["density"]
+        dense, _ = _ways(replace(config, method=FEDAVG, settings={}))
+        down, up = _ways(config)
+        key = (config.dataset, config.alpha, density)
+        rows[key] = [*key, dense, density * dense, down, up, up - down]
+    columns = [*CELL, "density", "dense", "share", "down", "up", "mask"]
+    return pd.DataFrame(rows.values(), columns=columns)
 
 
-def _at(config: RunConfig, density: float) -> RunConfig:
-    return replace(config, method="fedspa", settings={"density": density})
+def _ways(config: RunConfig) -> list[float]:
+    """Bytes down and up of a client, in the last round played."""
+    rows = counted(config).query("side == 'client' and quantity == 'bytes'").set_index("part")
+    rows = rows[rows["round"] == rows["round"].max()]
+    return [float(rows.loc[way, "value"]) for way in ("down", "up")]
 
 
 def curves(results: Sequence[RunResult]) -> pd.DataFrame:
@@ -120,19 +136,15 @@ def curves(results: Sequence[RunResult]) -> pd.DataFrame:
         low and high (a standard deviation over seeds around it), seeds.
     """
     rows = []
-    sent: dict[str, pd.Series] = {}
     for result in results:
         config, line = result.config, named(result.config)
         history = result.history.query(
             "stage == 'before' and scope == 'all' and average == 'pooled'"
         )
-        key = repr(replace(config, seed=0))
-        if key not in sent:
-            sent[key] = client_megabytes(config)
         rows.append(
             history[["round", "accuracy"]].assign(
                 dataset=config.dataset, alpha=config.alpha, line=line, title=titled(line),
-                megabytes=sent[key].reindex(history["round"]).to_numpy(),
+                megabytes=client_megabytes(config).reindex(history["round"]).to_numpy(),
             )
         )  # fmt: skip
     keys = [*CELL, "line", "title", "round", "megabytes"]
@@ -151,8 +163,8 @@ def client_megabytes(config: RunConfig) -> pd.Series:
     the number of clients. After those that `costs` plays, each round takes what the last one takes.
     """
     resolved = config.resolved("cpu")
-    counted = costs([config]).query("side == 'server' and quantity == 'bytes'")
-    each = counted.groupby("round")["value"].sum() / resolved.clients / 1e6
+    rows = counted(config).query("side == 'server' and quantity == 'bytes'")
+    each = rows.groupby("round")["value"].sum() / resolved.clients / 1e6
     rounds = pd.RangeIndex(1, resolved.rounds + 1, name="round")
     return each.reindex(rounds).ffill().cumsum()
 
