@@ -6,11 +6,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from ..runs.sparse_models import DENSITY, fedspa_at
 from .style import HIGHLIGHT, add_seeds, method_style, panel_grid, styled
 
+TICKS = (1, 3, 10, 30, 100, 300)  # of rounds on a logarithmic axis
 BLUE, GREEN, GREY = "#0072B2", "#009E73", "#666666"
 # Costs, as multiples of FedAvg's: colour, and a dashed line for the dense machine.
 COSTS = {
@@ -50,7 +51,7 @@ def plot_densities(table: pd.DataFrame) -> Figure:
             right.axhline(1, color=GREY, lw=0.8)
             right.set_ylim(0)
             right.set_title("a client's round, times FedAvg's", loc="left")
-            right.legend(fontsize=7.5, loc="lower right")
+            right.legend(fontsize=7.5, loc="lower right", handlelength=3.2)
             for axis in (left, right):
                 axis.set_xlabel("density")
                 axis.set_xticks(rows["density"], [f"{value:g}" for value in rows["density"]])
@@ -83,20 +84,23 @@ def plot_gradients(frame: pd.DataFrame) -> Figure:
         looks = zip((BLUE, HIGHLIGHT), frame.groupby("variant", sort=False), strict=False)
         for color, (variant, rows) in looks:
             left.plot(rows["round"], rows["norm"], color=color, lw=1.4, label=variant)
-            right.plot(rows["round"], rows["mean"], color=color, lw=1.6, label=variant)
+            right.plot(rows["round"], rows["mean"], color=color, lw=1.6)
             half = rows[2 * rows["round"] > rows["round"].max()]
             right.plot(half["round"], half["line"], color=color, lw=1.0, ls=":")
-        right.plot([], [], color=GREY, lw=1.0, ls=":", label="C/√T, from the second half on")
+        right.plot([], [], color=GREY, lw=1.0, ls=":", label="C/√T, over the second half")
         left.set_title("norm of the objective's gradient", loc="left")
         right.set_title("its square, mean over the rounds so far", loc="left")
         right.set(xscale="log", yscale="log")
-        for axis in (right.xaxis, right.yaxis):
-            axis.set_major_formatter(ScalarFormatter())
-        right.yaxis.set_minor_formatter(ScalarFormatter())
+        last = frame["round"].max()
+        right.set_xticks([t for t in TICKS if t <= last], [f"{t}" for t in TICKS if t <= last])
+        right.set_xticks([], minor=True)
+        right.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        right.yaxis.set_minor_formatter(NullFormatter())
         left.set_ylim(0)
         for axes in (left, right):
             axes.set_xlabel("round")
-        right.legend(fontsize=8, loc="lower left")
+        left.legend(fontsize=8, loc="upper right")
+        right.legend(fontsize=8, loc="lower right")
         plt.close(figure)
     return figure
 
@@ -115,7 +119,7 @@ def plot_bytes(frame: pd.DataFrame) -> Figure:
             for (line, title), rows in panel.groupby(["line", "title"], sort=False):
                 axis.plot(rows["megabytes"], rows["mean"], label=title, **styles[line])
                 axis.fill_between(
-                    rows["megabytes"], rows["low"], rows["high"], lw=0, alpha=0.12,
+                    rows["megabytes"], rows["low"], rows["high"], lw=0, alpha=0.08,
                     color=styles[line]["color"],
                 )  # fmt: skip
                 axis.plot(

@@ -124,36 +124,51 @@ def _ways(config: RunConfig) -> list[float]:
     return [float(rows.loc[way, "value"]) for way in ("down", "up")]
 
 
-def curves(results: Sequence[RunResult]) -> pd.DataFrame:
-    """Accuracy over rounds, and what a client has received and sent until then.
+def trails(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Accuracy of each run in its evaluated rounds, and what a client has received and sent.
 
     Args:
         results: finished runs of `sparse_runs`.
 
     Returns:
-        One row for each data set, alpha, line and evaluated round: dataset, alpha, line (see
-        `named`), title, round, megabytes (of a client on average, since the first round), mean,
-        low and high (a standard deviation over seeds around it), seeds.
+        One row for each run and evaluated round: dataset, alpha, line (see `named`), title, seed,
+        round, megabytes (of a client on average, since the first round), accuracy, after (that of
+        the round's clients after their local training).
     """
     rows = []
     for result in results:
         config, line = result.config, named(result.config)
-        history = result.history.query(
-            "stage == 'before' and scope == 'all' and average == 'pooled'"
-        )
-        rows.append(
-            history[["round", "accuracy"]].assign(
-                dataset=config.dataset, alpha=config.alpha, line=line, title=titled(line),
-                megabytes=client_megabytes(config).reindex(history["round"]).to_numpy(),
-            )
-        )  # fmt: skip
+        pooled = result.history.query("average == 'pooled'").set_index("round")
+        kinds = pooled["stage"] + " " + pooled["scope"]
+        accuracy = pooled.loc[kinds == "before all", "accuracy"]
+        frame = pd.DataFrame(
+            {"megabytes": client_megabytes(config), "accuracy": accuracy,
+             "after": pooled.loc[kinds == "after cohort", "accuracy"]}
+        ).loc[accuracy.index].rename_axis("round").reset_index()  # fmt: skip
+        own = {"dataset": config.dataset, "alpha": config.alpha, "line": line,
+               "title": titled(line), "seed": config.seed}  # fmt: skip
+        for place, (name, value) in enumerate(own.items()):
+            frame.insert(place, name, value)
+        rows.append(frame)
+    return pd.concat(rows, ignore_index=True)
+
+
+def curves(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracies over seeds.
+
+    Args:
+        frame: as `trails` gives it.
+
+    Returns:
+        dataset, alpha, line, title, round, megabytes, mean, low and high (a standard deviation
+        over seeds around it, from 0 to 100), seeds.
+    """
     keys = [*CELL, "line", "title", "round", "megabytes"]
-    frame = pd.concat(rows).groupby(keys, sort=False)["accuracy"]
-    frame = frame.agg(mean="mean", std="std", seeds="count").reset_index()
-    spread = frame.pop("std").fillna(0)
-    frame.insert(7, "low", (frame["mean"] - spread).clip(0, 100))
-    frame.insert(8, "high", (frame["mean"] + spread).clip(0, 100))
-    return frame
+    table = frame.groupby(keys, sort=False)["accuracy"].agg(["mean", "std", "count"]).reset_index()
+    spread = table.pop("std").fillna(0)
+    table["low"] = (table["mean"] - spread).clip(0, 100)
+    table["high"] = (table["mean"] + spread).clip(0, 100)
+    return table.rename(columns={"count": "seeds"})
 
 
 def client_megabytes(config: RunConfig) -> pd.Series:
@@ -173,29 +188,39 @@ def standings(frame: pd.DataFrame) -> pd.DataFrame:
     """Each line's best accuracy, how soon it is there, and what it is at equal bytes.
 
     Args:
-        frame: as `curves` gives it.
+        frame: as `trails` gives it.
 
     Returns:
         One row for each data set, alpha and line, best first: dataset, alpha, line, title, best
-        (highest of the means over seeds), rounds and megabytes (until the mean first is at 95 % of
-        the best of FedSpa at its default density; NaN: never), same_bytes (the best mean of the
-        rounds until which a client has received and sent no more than with that FedSpa in all
-        rounds; NaN: its first one takes more), total (megabytes of all rounds). Empty where FedSpa
-        was not run at that density.
+        (mean over seeds of the best of the evaluated rounds), after (mean over the evaluated
+        rounds of the last quarter, and seeds), rounds and megabytes (until the mean over seeds
+        first is at 95 % of the highest one of FedSpa at its default density; NaN: never),
+        same_bytes (as best, of the rounds until which a client has received and sent no more than
+        with that FedSpa in all rounds; NaN: its first one takes more), total (megabytes of all
+        rounds). Empty where FedSpa was not run at that density.
     """
     rows = []
     for (dataset, alpha), panel in frame.groupby(CELL, sort=False):
         ours = panel[panel["line"] == fedspa_at(DENSITY)]
         if ours.empty:
             continue
+        mark = REACHED * curves(ours)["mean"].max()
+        budget = ours["megabytes"].max() * (1 + 1e-9)
         for (line, title), own in panel.groupby(["line", "title"], sort=False):
-            there = own[own["mean"] >= REACHED * ours["mean"].max()]
+            mean = curves(own)
+            there = mean[mean["mean"] >= mark]
             first = there.iloc[0] if len(there) else {"round": np.nan, "megabytes": np.nan}
-            within = own[own["megabytes"] <= ours["megabytes"].max() * (1 + 1e-9)]
+            late = own.loc[4 * own["round"] > 3 * own["round"].max(), "after"]
             rows.append(
-                [dataset, alpha, line, title, own["mean"].max(), first["round"],
-                 first["megabytes"], within["mean"].max(), own["megabytes"].max()]
+                [dataset, alpha, line, title, _best(own), late.mean(), first["round"],
+                 first["megabytes"], _best(own[own["megabytes"] <= budget]),
+                 own["megabytes"].max()]
             )  # fmt: skip
-    columns = ["line", "title", "best", "rounds", "megabytes", "same_bytes", "total"]
+    columns = ["line", "title", "best", "after", "rounds", "megabytes", "same_bytes", "total"]
     table = pd.DataFrame(rows, columns=[*CELL, *columns])
     return table.sort_values([*CELL, "best"], ascending=[True, True, False], ignore_index=True)
+
+
+def _best(frame: pd.DataFrame) -> float:
+    """Mean over seeds of each run's best accuracy."""
+    return float(frame.groupby("seed")["accuracy"].max().mean())
