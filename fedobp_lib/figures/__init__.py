@@ -16,6 +16,7 @@ from .personal import plot_personal
 from .ranks import plot_ranks
 from .rules import plot_differences, plot_rules
 from .scores import nines, plot_quantile_curves
+from .sparse import plot_bytes, plot_densities, plot_gradients
 from .style import NORMALIZATION_STYLE, PRINTED, method_style, save, save_table
 from .workflow import plot_workflow
 
@@ -27,9 +28,12 @@ __all__ = [
     "nines",
     "plot_accuracy",
     "plot_beside_logs",
+    "plot_bytes",
     "plot_convergence",
     "plot_costs",
+    "plot_densities",
     "plot_differences",
+    "plot_gradients",
     "plot_history",
     "plot_layers",
     "plot_partition",

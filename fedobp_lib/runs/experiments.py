@@ -16,6 +16,7 @@ from ..paper.published import published_resnet18
 from .normalizations import normalization_settings
 from .presets import PRESETS, grid, listed
 from .rules import rule_variants
+from .sparse_models import sparse_runs
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
 FINE = [round(0.99 + 0.001 * i, 3) for i in range(10)]
@@ -215,6 +216,7 @@ EXPERIMENTS = (
     Experiment("08", tables={3: {}, 5: {}}),
     Experiment("09"),
     Experiment("10", runs=cloud_edge_runs),
+    Experiment("12", runs=sparse_runs),
     Experiment("13", runs=rule_runs),
 )
 

@@ -205,6 +205,32 @@ def test_sparse_hardware_computes_with_active_parameters_alone(tiny):
     assert rows.loc["forward", "sparse"] < 0.7 * rows.loc["forward", "value"]
 
 
+@pytest.mark.parametrize("density", [0.1, 0.6])
+def test_sparse_storage_holds_active_parameters_until_step_4_asks_for_a_dense_gradient(
+    tiny, density
+):
+    """FedSpa, a term a tensor: what training holds, and what the gradient of all parameters is."""
+    rows = costs([tiny("fedspa", density=density)]).query("quantity == 'memory'")
+    peak = rows[(rows["round"] == 2) & (rows["side"] == "client")]["sparse"].item()
+    layout = ParameterLayout.of(model := build_model("avgcnn", (16, 16, 1), 3, 0))
+    network, bits = Network.of(model, layout, (16, 16, 1)), -(-layout.parameters // 8)
+    active = sum(erk_counts(layout, density).values())
+    batch = 8 * (network.activations + 4 * 16 * 16)
+    training = 4 * active * (1 + 1 + 1 + 1) + bits  # began with, trained, gradient, momentum
+    growing = 4 * active + bits + 4 * layout.parameters
+    assert peak == pytest.approx(max(training, growing) + batch, rel=1e-3)
+    assert (growing > training) == (density == 0.1)  # so the dense gradient rules when few are
+
+
+def test_sparse_storage_spares_nothing_where_all_is_dense_and_trains(tiny):
+    for method in ("fedavg", "fedper", "fedobp", "apfl"):
+        rows = costs([tiny(method)]).query("quantity == 'memory' and side == 'client'")
+        assert (rows["sparse"] == rows["value"]).all()
+    # FedRep trains the classifier, then the body: neither has the other's gradient.
+    rows = costs([tiny("fedrep")]).query("quantity == 'memory' and side == 'client'")
+    assert (rows["sparse"] < rows["value"]).all()
+
+
 @pytest.mark.parametrize("trains", ["classifier", "layer4.1", "layer1.0", "bn1", "conv1"])
 def test_a_backward_pass_ends_where_nothing_below_trains(trains):
     """As autograd's does, with the layers that do not train frozen."""

@@ -73,6 +73,7 @@ class CountingLearner:
         steps = count // settings.batch_size + (left > 0)
         variables = task.variables.clone()
         phases = Counter(task.phase(epoch, settings.epochs) for epoch in range(settings.epochs))
+        held, most = variables != 0, 0.0  # columns that hold a number, and the most that train
         for phase, epochs in phases.items():
             if task.idle(phase) and not statistics:
                 continue
@@ -93,7 +94,9 @@ class CountingLearner:
                 forward, backward = network.passes(row, trains)
                 self.ledger.add(client, "forward", forward * (epochs * count))
                 self.ledger.add(client, "backward", backward * (epochs * count))
-            trained = variables.shape[1] if mask is None else mask.expand_as(variables).sum().item()
+            columns = torch.ones_like(held) if mask is None else mask.expand_as(variables)
+            trained = columns.sum().item()
+            held, most = held | columns, max(most, trained)
             # Momentum: multiply and add; the step: multiply and subtract.
             each = 4 if settings.momentum else 2
             update = float(each * trained * epochs * steps)
@@ -103,9 +106,12 @@ class CountingLearner:
             with self.ledger.repeated(client, epochs * steps):
                 task.project(variables, task.given)
         given = sum(tensor.nbytes for tensor in task.given.values())
-        rows = 3 if settings.momentum else 2  # with the gradient, and its moving average
+        stored = sum(_sparse_bytes(tensor) for tensor in task.given.values())
+        more = 2 if settings.momentum else 1  # the gradient, and its moving average
         batch = min(count, settings.batch_size) * (network.sample + network.activations)
-        self.ledger.needs(client, rows * variables.nbytes + given + batch)
+        active = variables.element_size() * (held.sum().item() + more * most)
+        dense = (1 + more) * variables.nbytes + given
+        self.ledger.needs(client, dense + batch, active + stored + batch)
         return variables
 
     def _pass(
@@ -118,11 +124,12 @@ class CountingLearner:
         ):
             of_forward, of_backward = network.passes(row)
             self.ledger.add(client, "forward", of_forward * count)
-            memory, sample = row.nbytes, network.sample
-            if backward:
+            gradient, sample = 0, network.sample
+            if backward:  # its gradient is of all columns
                 self.ledger.add(client, "backward", of_backward * count)
-                memory, sample = 2 * memory, sample + network.activations
-            self.ledger.needs(client, memory + min(count, self.batch) * sample)
+                gradient, sample = row.nbytes, sample + network.activations
+            more = gradient + min(count, self.batch) * sample
+            self.ledger.needs(client, row.nbytes + more, _sparse_bytes(row) + more)
 
     def _gradient(self) -> Tensor:
         """Random numbers (size,), another row each time, zero for running statistics."""
@@ -130,6 +137,14 @@ class CountingLearner:
         row = self._numbers.roll(self._drawn)
         row[self.network.parameters :] = 0
         return row
+
+
+def _sparse_bytes(tensor: Tensor) -> float:
+    """Bytes of a tensor without its zeros; a mask is bits, and so is where the zeros are."""
+    bits = -(-tensor.numel() // 8)
+    if tensor.dtype == torch.bool:
+        return bits
+    return min(tensor.nbytes, tensor.element_size() * int(tensor.count_nonzero()) + bits)
 
 
 class CountingBackend(CountingLearner):

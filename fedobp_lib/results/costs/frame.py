@@ -53,7 +53,9 @@ def costs(
           all it sends and receives; `stored`, bytes that are kept after it; `memory`, the
           most bytes in use at once;
         - value, and of FLOPs sparse: those that are left for hardware that takes no product of a
-          weight that is zero, no gradient of a frozen one, and none below the last that trains.
+          weight that is zero, no gradient of a frozen one, and none below the last that trains;
+          of a client's memory sparse: what is left where weights that are zero, and gradients and
+          momentum of frozen ones, take no place, and masks are bits.
 
         The server's FLOPs are those for two clients, in proportion to the cohort; what it takes to
         place all clients, once, in FLOCO, is that for three. Its memory is its model before and
@@ -113,8 +115,11 @@ def _rows(config: ResolvedConfig, played: Played) -> list[list[Any]]:
     own, of_each, model = played.kept
     rows.append([CLIENT, "stored", "state", own, np.nan])
     rows.append([SERVER, "stored", "state", model + config.clients * of_each, np.nan])
-    peak = max(ledger.peaks.get(client, 0.0) for client in COHORT)
-    rows.append([CLIENT, "memory", "peak", peak, np.nan])
+    peak, sparse = (
+        max(peaks.get(client, 0.0) for client in COHORT)
+        for peaks in (ledger.peaks, ledger.sparse_peaks)
+    )
+    rows.append([CLIENT, "memory", "peak", peak, sparse])
     uploads = cohort * up + others * up_outside
     rows.append([SERVER, "memory", "peak", 2 * model + uploads, np.nan])
     idle = not any(row[3] for row in rows if row[0] == ELSEWHERE)

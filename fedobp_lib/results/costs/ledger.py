@@ -33,12 +33,14 @@ class Ledger(TorchDispatchMode):
     Attributes:
         flops: by (side, client, part); of the server the client is None.
         peaks: bytes that a client needs at once, by client.
+        sparse_peaks: those that are left where zero weights and frozen columns take none.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops: dict[tuple[str, int | None, str], Flops] = defaultdict(Flops)
         self.peaks: dict[int, float] = defaultdict(float)
+        self.sparse_peaks: dict[int, float] = defaultdict(float)
         self._place: _Place | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -61,9 +63,10 @@ class Ledger(TorchDispatchMode):
         """Work of a client."""
         self.flops[CLIENT, client, part] += work
 
-    def needs(self, client: int, memory: float) -> None:
-        """A client needs so many bytes at once."""
+    def needs(self, client: int, memory: float, sparse: float) -> None:
+        """A client needs so many bytes at once, and so many with sparse storage."""
         self.peaks[client] = max(self.peaks[client], memory)
+        self.sparse_peaks[client] = max(self.sparse_peaks[client], sparse)
 
     @contextmanager
     def work(self, side: str, part: str, clients: Sequence[int] | None = None) -> Iterator[None]:

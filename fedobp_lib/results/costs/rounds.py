@@ -103,9 +103,11 @@ def play(config: ResolvedConfig, shape: Shape, count: int) -> list[Played]:
                 rows = zip(start.split(1), clients.split(1), strict=True)
                 trained = torch.cat([method.train(row, one) for row, one in rows])
             if method.compares:
-                for client in COHORT:
-                    more = method.federation.initial.nbytes
-                    ledger.needs(client, ledger.peaks[client] + more)
+                model = method.federation.initial
+                for client, row in zip(COHORT, start, strict=True):
+                    dense, sparse = ledger.peaks[client], ledger.sparse_peaks[client]
+                    active = model.element_size() * int(row[: len(model)].count_nonzero())
+                    ledger.needs(client, dense + model.nbytes, sparse + active)
             # What a message is made of was computed in the round, or is in `finish`.
             down = _mean(method.messages_down(clients, start))
             sent = method.messages_up(clients, start, trained)
