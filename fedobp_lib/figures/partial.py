@@ -18,6 +18,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "ffgg": {"color": HIGHLIGHT, "lw": 2.4, "ls": "-", "marker": "o", "ms": 5},
     "fedper": {"color": "#009E73", "lw": 1.3, "ls": "-.", "marker": "^", "ms": 5},
     "fedavg": {"color": "#0072B2", "lw": 1.3, "ls": "--", "marker": "s", "ms": 5},
+    "still": {"color": "#666666", "lw": 1.1, "ls": ":"},
 }
 ATTACKS = {"none": "no attack", "sign_flip": "sign flip", "noise": "noise", "label_flip": "labels"}
 
@@ -83,6 +84,8 @@ def _lines(axis: Axes, rows: pd.DataFrame) -> None:
         style = STYLES[str(method)]
         line = line.sort_values("value")
         x = [values.index(value) for value in line["value"]]
+        if method == "still":  # of one value, and the same for all
+            axis.axhline(line["mean"].iloc[0], **style)
         axis.plot(x, line["mean"], **style)
         spread = line["std"].fillna(0)
         axis.fill_between(
@@ -102,7 +105,7 @@ def plot_byzantine(frame: pd.DataFrame) -> Figure:
         frame: as `partial.byzantine` gives it.
     """
     cells = list(frame.groupby(["dataset", "alpha"], sort=False))
-    methods = list(dict.fromkeys(frame["method"]))
+    methods = [name for name in dict.fromkeys(frame["method"]) if name != "still"]
     attacks = list(dict.fromkeys(zip(frame["attack"], frame["share"], strict=True)))
     height = 0.33 * len(attacks) + 1.1
     with styled(axes_grid=False):
@@ -114,6 +117,8 @@ def plot_byzantine(frame: pd.DataFrame) -> Figure:
             for axis, method in zip(row, methods, strict=True):
                 _block(axis, rows[rows["method"] == method], attacks)
                 axis.tick_params(labelleft=axis is row[0])
+            for still in rows[rows["method"] == "still"]["mean"]:  # of FFGG, which is first
+                row[0].set_xlabel(f"body as at first: {still:.0f}", fontsize=8)
             row[0].set_ylabel(f"{dataset}, α = {alpha}")
         plt.close(figure)
     return figure
@@ -122,14 +127,15 @@ def plot_byzantine(frame: pd.DataFrame) -> Figure:
 def _block(axis: Axes, rows: pd.DataFrame, attacks: list[tuple[str, float]]) -> None:
     names = list(dict.fromkeys(rows["aggregator"]))
     table = rows.set_index(["attack", "share", "aggregator"])["mean"]
-    values = np.array(
-        [[table.get((*attack, name), np.nan) for name in names] for attack in attacks]
-    )
+    keys = [[(*attack, name) for name in names] for attack in attacks]
+    values = np.array([[table.get(key, np.nan) for key in line] for line in keys])
     axis.imshow(np.nan_to_num(values), cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
-        text = "diverged" if np.isnan(value) else f"{value:.0f}"
+        text = f"{value:.0f}"
+        if np.isnan(value):
+            text = "diverged" if keys[y][x] in table.index else ""
         color = "white" if np.nan_to_num(value) < 55 else "black"
-        axis.text(x, y, text, ha="center", va="center", color=color, fontsize=8 if value else 7)
+        axis.text(x, y, text, ha="center", va="center", color=color, fontsize=8)
     short = [name.partition(":")[0] for name in names]
     axis.set_xticks(range(len(names)), short, fontsize=8)
     told = [ATTACKS[kind] + (f", {share:.0%}" if share else "") for kind, share in attacks]

@@ -14,7 +14,7 @@ from ..data.datasets import load
 from ..data.images import ImageData
 from ..data.partition import Partition
 from ..methods import Attack
-from ..runs.partial_personalization import equal_work
+from ..runs.partial_personalization import STILL, equal_work
 from ..runs.store import RunResult
 from ..simulation import Simulation, simulate
 from .titles import title_of
@@ -31,7 +31,7 @@ SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
     # The server's steps are too small to change a number.
     "classifier, rest as at first": (
         "ffgg",
-        EPOCHS | {"variant": "gradient", "server_lr": 1e-30},
+        EPOCHS | STILL,
     ),
 }
 PERMUTED: dict[str, Any] = {
@@ -149,9 +149,9 @@ def bearing(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         rows: `panel`, `value` and `run` each.
 
     Returns:
-        dataset, alpha, panel, method, title, value, rounds, mean and std (NaN of one seed) over
-        seeds of the accuracy (before local training, all clients, pooled, last round; percent; a
-        run that diverged has none), seeds, diverged (how many).
+        dataset, alpha, panel, method (`still`: see `STILL`), title, value, rounds, mean and std
+        (NaN of one seed) over seeds of the accuracy (before local training, all clients, pooled,
+        last round; percent; a run that diverged has none), seeds, diverged (how many).
     """
     columns = [*CELL, "panel", "method", "title", "value", "rounds"]
     tidy = pd.DataFrame([_told(row["run"]) | dict(row) for row in rows])
@@ -166,27 +166,54 @@ def byzantine(results: Sequence[RunResult]) -> pd.DataFrame:
     Args:
         results: of `partial_questions(...)["byzantine"]`.
 
+    All accuracies of a seed are of the same clients: those that are honest in each of its runs.
+
     Returns:
         dataset, alpha, method, title, attack, share, aggregator, and as `bearing` mean, std, seeds,
         diverged. The attack `none` has the share 0; in its runs all clients are honest.
     """
     columns = [*CELL, "method", "title", "attack", "share", "aggregator"]
-    rows = []
+    rows, honest = [], _always_honest(results)
     for result in results:
         attack = Attack.parse(result.config.byzantine)
         told = {"attack": attack.kind, "share": attack.share} if attack else {}
         kind = {"attack": "none", "share": 0.0, "aggregator": result.config.aggregator}
-        rows.append(_told(result) | kind | told)
+        own = {"accuracy": _pooled(result, honest.get(_federation(result)))}
+        rows.append(_told(result) | kind | told | own)
     if not rows:
         return pd.DataFrame(columns=[*columns, "mean", "std", "seeds", "diverged"])
     return _over_seeds(pd.DataFrame(rows), columns)
 
 
+def _always_honest(results: Sequence[RunResult]) -> dict[tuple, np.ndarray]:
+    """The clients, by `_federation`, that no run has left out of its tests."""
+    found: dict[tuple, np.ndarray] = {}
+    for result in results:
+        if not result.diverged:
+            tested = result.clients["accuracy_before"].notna().to_numpy()
+            found[_federation(result)] = tested & found.get(_federation(result), True)
+    return found
+
+
+def _federation(result: RunResult) -> tuple[str, float, int]:
+    return result.config.dataset, result.config.alpha, result.config.seed
+
+
+def _pooled(result: RunResult, clients: np.ndarray | None) -> float:
+    """Accuracy of some clients after the last round, before local training, pooled; percent."""
+    if result.diverged:
+        return float("nan")
+    frame = result.clients[clients]
+    return float(np.average(frame["accuracy_before"], weights=frame["test_samples"]))
+
+
 def _told(result: RunResult) -> dict[str, Any]:
-    config = result.config
+    config, method, title = result.config, result.config.method, title_of(result.config.method)
+    if config.settings.get("server_lr") == STILL["server_lr"]:
+        method, title = "still", "body as at first"
     return {
-        "dataset": config.dataset, "alpha": config.alpha, "method": config.method,
-        "title": title_of(config.method), "rounds": config.rounds, "accuracy": result.accuracy(),
+        "dataset": config.dataset, "alpha": config.alpha, "method": method, "title": title,
+        "rounds": config.rounds, "accuracy": result.accuracy(),
     }  # fmt: skip
 
 

@@ -25,14 +25,19 @@ KINDS = ("sign_flip", "noise", "label_flip")
 # Each question has rounds of its own: delays need many, as nothing is late at first.
 ROUNDS = {
     "smoke": {"local_steps": 2, "delays": 4, "byzantine": 2},
-    "quick": {"local_steps": 8, "delays": 24, "byzantine": 12},
+    "quick": {"local_steps": 12, "delays": 24, "byzantine": 12},
     "paper": {"local_steps": 100, "delays": 200, "byzantine": 100},
 }
 # Of the clients, those that are Byzantine.
 SHARES = {"smoke": (0.2,), "quick": (0.2,), "paper": (0.1, 0.2, 0.3)}
-# Few clients, of which many take part, so that a cohort holds about its share of attackers; and one
-# local epoch, so that attacks are all that there is to bear.
-CROWDED: dict[str, Any] = {"clients": 10, "participation": 0.6, "local_epochs": 1}
+# All clients in every round: else fewer rounds would also reach fewer of them, and an untrained
+# local part says nothing of local steps; and a cohort would hold more attackers, or fewer, than its
+# share. Where time is short, most images are for tests.
+EVERYONE: dict[str, Any] = {"clients": 10, "participation": 1.0}
+FEW_IMAGES = {"smoke": {"test_share": 0.75}, "quick": {"test_share": 0.75}}
+# FFGG whose server's steps are too small to change a number: what fine-tuned classifiers reach
+# alone, on a body that nobody trains. Neither delays nor attacks touch it.
+STILL: dict[str, Any] = {"variant": "gradient", "server_lr": 1e-30}
 # Accuracy in the last round is all that is looked at.
 AT_THE_END: dict[str, Any] = {"eval_every": LARGEST, "eval_after": "never"}
 
@@ -43,6 +48,8 @@ def partial_questions(preset: str = "quick", **given: Any) -> dict[str, list[Run
     - `local_steps`: local epochs, at equal rounds and at equal local work in all.
     - `delays`: late uploads.
     - `byzantine`: attacks, without and with robust aggregators.
+
+    The last two have FFGG with a body that nobody trains (`STILL`) as a second control.
 
     Args:
         preset: `smoke` and `quick` are one seed; `paper` is CIFAR10 and MNIST at the smaller alpha.
@@ -64,9 +71,10 @@ def partial_questions(preset: str = "quick", **given: Any) -> dict[str, list[Run
         values = own | given | {"rounds": often if rounds is None else rounds}
         return [c for c in grid(preset, **values, methods=METHODS) if c.method in chosen]
 
+    everyone = EVERYONE | FEW_IMAGES.get(size, {}) | AT_THE_END
     return {
         "local_steps": [
-            replace(config, local_epochs=epochs, rounds=count, **AT_THE_END)
+            replace(config, local_epochs=epochs, rounds=count, **everyone)
             for config in base("local_steps", CONTROLLED)
             for epochs in LOCAL_EPOCHS
             for count in dict.fromkeys([config.rounds, equal_work(config.rounds, epochs)])
@@ -75,12 +83,18 @@ def partial_questions(preset: str = "quick", **given: Any) -> dict[str, list[Run
             replace(config, delays=delays, **AT_THE_END)
             for config in base("delays", CONTROLLED)
             for delays in DELAYS
-        ],
+        ]
+        + [replace(c, settings=STILL, **AT_THE_END) for c in base("delays", CONTROLLED[:1])],
         "byzantine": [
-            replace(config, byzantine=attack, aggregator=aggregator, **CROWDED | AT_THE_END)
+            # One local epoch, so that attacks are all that there is to bear.
+            replace(config, byzantine=attack, aggregator=aggregator, local_epochs=1, **everyone)
             for config in base("byzantine", METHODS)
             for attack in ("none", *attacks(size))
             for aggregator in AGGREGATORS
+        ]
+        + [
+            replace(config, settings=STILL, local_epochs=1, **everyone)
+            for config in base("byzantine", METHODS[:1])
         ],
     }
 

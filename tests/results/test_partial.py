@@ -18,14 +18,21 @@ from fedobp_lib.runs.partial_personalization import partial_questions, partial_r
 from fedobp_lib.simulation import simulate
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def splits():
-    """Three clients that have the same 30 digits and call them by other names."""
-    return partial.split_losses(9, partial.permuted_digits(3, train=30, test=30))
+    """Made up: three clients, two rounds; the classifier fits, and nothing else does."""
+    rows = [
+        [split, number, client, 1e-4 if number == 2 and split == "classifier" else 1.0, 50.0]
+        for split in partial.SPLITS
+        for number in (1, 2)
+        for client in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["split", "round", "client", "loss", "accuracy"])
 
 
-def test_the_right_split_fits_every_client_and_too_small_a_local_part_does_not(splits):
+def test_the_right_split_fits_every_client_and_too_small_a_local_part_does_not():
     """The overpersonalized regime: shared parameters, one classifier each, no loss left."""
+    splits = partial.split_losses(9, partial.permuted_digits(3, train=30, test=30))
     last = splits[splits["round"] == 9].groupby("split")["loss"]
     assert last.size().eq(3).all()
     assert last.max()["classifier"] < 1e-3
@@ -87,7 +94,12 @@ def finished(question, accuracy):
         fields = vars(config) | {"eval_every": config.rounds}
         value = accuracy(config)
         summary = {"diverged": {"round": 1, "client": 0, "what": "x"}} if value is None else None
-        made.append(fake_run(runs_dir(), value or 0.0, summary=summary, **fields))
+        result = fake_run(runs_dir(), value or 0.0, summary=summary, **fields)
+        # Client 0 is the attacker, where there is one; the others differ by its test samples.
+        tested = pd.DataFrame({"test_samples": [10, 20, 20], "accuracy_before": value or 0.0})
+        tested.loc[0, "accuracy_before"] = 0.0 if config.byzantine == "none" else np.nan
+        tested.to_csv(result.directory / "clients.csv", index=False)
+        made.append(result)
     return made
 
 
@@ -112,7 +124,8 @@ def test_frames_say_what_stands_beside_what(splits):
     found = frames(borne, splits)
     local = found["local_steps"].set_index(["panel", "method", "value"])
     assert set(local.loc["equal rounds"]["rounds"]) == {2}
-    assert local.loc["equal local work", "ffgg"]["rounds"].to_dict() == {1: 10, 5: 2, 20: 1}
+    equal = local["rounds"].unstack("value").loc[("equal local work", "ffgg")]
+    assert equal.to_dict() == {1: 10, 5: 2, 20: 1}
     assert local.loc[("equal local work", "fedavg", 20), "mean"] == 20
     late = found["delays"].set_index(["method", "value"])["mean"]
     assert late["ffgg"].to_dict() == {0: 90, 5: 90, 10: 88} and math.isnan(late["fedavg", 10])
