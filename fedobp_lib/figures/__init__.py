@@ -11,6 +11,7 @@ from .convergence import MANY, plot_convergence, plot_history, plot_run
 from .costs import plot_costs
 from .importance import plot_quantiles, plot_scores
 from .layers import plot_layers, plot_variant_layers
+from .partial import plot_bearing, plot_byzantine, plot_splits
 from .partitions import plot_partition
 from .personal import plot_personal
 from .ranks import plot_ranks
@@ -27,8 +28,10 @@ __all__ = [
     "method_style",
     "nines",
     "plot_accuracy",
+    "plot_bearing",
     "plot_beside_logs",
     "plot_bytes",
+    "plot_byzantine",
     "plot_convergence",
     "plot_costs",
     "plot_densities",
@@ -44,6 +47,7 @@ __all__ = [
     "plot_rules",
     "plot_run",
     "plot_scores",
+    "plot_splits",
     "plot_variant_layers",
     "plot_workflow",
     "save",

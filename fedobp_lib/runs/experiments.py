@@ -14,6 +14,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..paper.published import published_resnet18
 from .normalizations import normalization_settings
+from .partial_personalization import partial_runs
 from .presets import PRESETS, grid, listed
 from .rules import rule_variants
 from .sparse_models import sparse_runs
@@ -216,6 +217,7 @@ EXPERIMENTS = (
     Experiment("08", tables={3: {}, 5: {}}),
     Experiment("09"),
     Experiment("10", runs=cloud_edge_runs),
+    Experiment("11", runs=partial_runs),
     Experiment("12", runs=sparse_runs),
     Experiment("13", runs=rule_runs),
 )

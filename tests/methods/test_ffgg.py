@@ -225,6 +225,21 @@ def test_the_local_part_can_be_other_layers():
     assert not changed[layers["conv1"]].any() and changed[layers["conv2"]].any()
 
 
+def test_the_local_part_can_be_a_tensor():
+    federation = tiny_federation()
+    method = make("ffgg", federation, local="classifier.bias", tune_epochs=2)
+    (start, trained), *_ = play(method, COHORTS[:1])
+    bias = federation.layout.spans["classifier.bias"]
+    _, personal = method.start(torch.tensor([0]))
+    assert personal.nonzero()[:, 0].tolist() == list(range(bias.start, bias.stop))
+    tuned = method.fine_tune(start, torch.tensor(COHORTS[0]), TRAIN)
+    rest = ~method.local
+    assert torch.equal(tuned[:, rest], start[:, rest])
+    assert torch.equal(trained[:, bias], tuned[:, bias])
+    assert (tuned[:, bias] != start[:, bias]).any(1).all()
+    assert torch.equal(method.global_params[bias], federation.initial[bias])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -233,6 +248,7 @@ def test_the_local_part_can_be_other_layers():
         ({"tune_epochs": 0}, "at least one epoch"),
         ({"server_lr": 0.0}, "positive"),
         ({"local": "clasifier"}, "did you mean 'classifier'"),
+        ({"local": "classifier.bais"}, "did you mean 'classifier.bias'"),
         ({"local": "conv1,conv2,fc1,classifier"}, "whole model"),
     ],
 )
