@@ -46,7 +46,7 @@ def examples(number):
 def step(simulation):
     """A round that trains nothing and measures nothing."""
     simulation.round += 1
-    count = simulation.data.clients
+    count = len(simulation.tested)
     scores = Scores(torch.ones(count), torch.ones(count).double(), torch.ones(count) * 2)
     simulation._record("before", "cohort", scores)
     simulation._record_layers(None)
