@@ -1,15 +1,16 @@
-"""`fedobp findings`: what the authors' own logs settle about the paper, in sentences.
+"""`fedobp findings`: what is settled about the paper and its neighbours, in sentences.
 
-Every number is computed here, from the package's data, which are the printed tables and what the
-authors logged, or by counting what a round costs; none is typed. `FINDINGS.md` is this text, and a
-test holds it to that.
+Every number is computed here, none is typed: from the package's data, which are the printed tables
+and what the authors logged; by counting what a round costs; or, of neighbouring papers, from the
+verdicts that notebooks keep (`neighbour_findings`). `FINDINGS.md` is this text, and a test holds it
+to that.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 
@@ -23,8 +24,10 @@ from ..paper.published import (
 )
 from .claims.training import Stages, leads, paired, stages, winners
 from .cloud_edge import round_costs
+from .found import Finding
 from .layers import layer_frame, layer_table
 from .logged import logged_results
+from .neighbour_findings import NEIGHBOUR_FINDINGS
 from .printed_cells import MIX, NONE, OPEN, by_chance, explained_cells
 
 CELL = ["dataset", "alpha"]
@@ -32,16 +35,13 @@ ORGANS = ("medmnistA", "medmnistC")
 SHOWN = 'notebook {} with `SOURCE = "logged"`, and `figures/authors/`'
 LOGGED_02, LOGGED_05, LOGGED_06 = (SHOWN.format(number) for number in ("02", "05", "06"))
 LAST = 400  # the last logged round
+OWN = (
+    "Claims by their short names, each with what was measured and the verdict of a rule that was "
+    "written down before; the notebooks have the claims' words and the rules. The embedded digits "
+    "(20 clients, few rounds) are a small problem: they can show that something is possible, "
+    "hardly that it is so elsewhere."
+)
 CIFAR10_SAMPLES = 450  # of 60,000 images, three quarters to train, on 100 clients
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A heading, its sentences, and where they are shown."""
-
-    heading: str
-    text: str
-    shown: str
 
 
 def findings_text() -> str:
@@ -54,18 +54,20 @@ def findings_text() -> str:
             "2025, one seed) says about the printed tables and claims. Each number is computed "
             "from the kit's data by `fedobp findings`; nothing here was trained. *Before* and "
             "*after* are before and after a client's local training, pooled over the test samples "
-            "of all clients. The last finding is about the paper's second version."
+            "of all clients. The last of these findings is about the paper's second version."
         ),
     ]
     for number, finding in enumerate(findings(), 1):
+        if number == len(FINDINGS) + 1:
+            lines += ["", "# What runs of ours say", "", _wrapped(OWN)]
         where = f"*Shown by {finding.shown}.*"
         lines += ["", f"## {number}. {finding.heading}", "", _wrapped(f"{finding.text} {where}")]
     return "\n".join(lines) + "\n"
 
 
 def findings() -> list[Finding]:
-    """All findings, in order of weight."""
-    return [make() for make in FINDINGS]
+    """All findings, in order of weight; those from runs of ours last."""
+    return [make() for make in (*FINDINGS, *NEIGHBOUR_FINDINGS)]
 
 
 def _wrapped(text: str) -> str:

@@ -9,6 +9,7 @@ from fedobp_lib.cli import main
 from fedobp_lib.paper import logged
 from fedobp_lib.results import findings
 from fedobp_lib.results.findings import FINDINGS, findings_text
+from fedobp_lib.results.neighbour_findings import NEIGHBOUR_FINDINGS, told, verdicts
 
 AUTHORS = ROOT / "fedobp_lib" / "paper" / "authors"
 
@@ -18,11 +19,13 @@ def test_the_file_is_the_computed_text(capsys):
     assert capsys.readouterr().out == (ROOT / "FINDINGS.md").read_text() == findings_text()
 
 
-def test_it_fits_two_pages_and_names_a_notebook_each_time():
+def test_it_is_short_and_names_a_notebook_each_time():
     text = findings_text()
-    assert len(text.split()) < 1000 and max(map(len, text.splitlines())) < 100
+    of_logs, of_runs = text.split("\n# What runs of ours say\n")
+    assert len(of_logs.split()) < 1000 and len(of_runs.split()) < 600
+    assert max(map(len, text.splitlines())) < 100
     numbers = re.findall(r"\*Shown by notebook (\d\d)\b", text.replace("\n", " "))
-    assert len(numbers) == len(FINDINGS)
+    assert len(numbers) == len(FINDINGS) + len(NEIGHBOUR_FINDINGS)
     for number in numbers:
         assert list((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
 
@@ -54,3 +57,22 @@ def test_the_numbers_follow_the_data(monkeypatch):
     )
     monkeypatch.setattr(logged, "logged_accuracy", lambda: worse)
     assert "ahead in 0 and behind in 16" in findings._fine_tuned().text
+
+
+def test_every_verdict_that_a_notebook_keeps_is_told_with_what_was_measured():
+    text = findings_text().replace("\n", " ")
+    for name in ("claims_partial", "claims_fedspa", "claims_rules"):
+        with (ROOT / "figures" / "quick" / f"{name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert rows
+        for row in rows:
+            assert row["id"].replace("-", " ") in text and row["measured"] in text
+
+
+def test_a_verdict_that_turns_moves_its_claim():
+    claims = verdicts("claims_fedspa")
+    first = claims["id"].iloc[0].replace("-", " ")
+    before = told(claims.assign(verdict="holds"))
+    after = told(claims.assign(verdict=["does not hold"] + ["holds"] * (len(claims) - 1)))
+    assert before.startswith(f"*holds*: {first}")
+    assert f"*does not hold*: {first}" in after and after != before

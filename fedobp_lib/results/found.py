@@ -1,0 +1,14 @@
+"""What a finding is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A heading, its sentences, and where they are shown."""
+
+    heading: str
+    text: str
+    shown: str

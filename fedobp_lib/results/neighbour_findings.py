@@ -1,0 +1,67 @@
+"""What runs of ours say of neighbouring papers, and of FedOBP's quantile.
+
+It is read from the verdicts that notebooks 11 to 13 write into `figures/`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import paths
+from ..runs.files import read_csv
+from .found import Finding
+
+COLUMNS = ("id", "measured", "verdict")
+ORDER = ("holds", "does not hold", "undecided", "other data", "not run")
+
+
+def verdicts(name: str, preset: str = "quick") -> pd.DataFrame:
+    """The claims that a notebook has tested: id, measured, verdict and more.
+
+    Raises:
+        UserError: the file is not there, or not as it was written.
+    """
+    return read_csv(paths.project_root() / "figures" / preset / f"{name}.csv", COLUMNS)
+
+
+def told(claims: pd.DataFrame) -> str:
+    """Each claim by its short name with what was measured, verdict by verdict."""
+    parts = []
+    for verdict in ORDER:
+        of_it = claims[claims["verdict"] == verdict]
+        if len(of_it):
+            each = (
+                str(row.id).replace("-", " ")
+                + (f" ({row.measured})" if isinstance(row.measured, str) else "")
+                for row in of_it.itertuples()
+            )
+            parts.append(f"*{verdict}*: {'; '.join(each)}")
+    return ". ".join(parts) + "."
+
+
+def partial_personalization() -> Finding:
+    return Finding(
+        "Partial personalization (Mishchenko et al. 2023), on digits",
+        f"Four claims of the abstract of FFGG. {told(verdicts('claims_partial'))}",
+        "notebook 11",
+    )
+
+
+def sparse_models() -> Finding:
+    return Finding(
+        "FedSpa (Huang et al. 2022), on digits",
+        f"Its abstract, taken apart. {told(verdicts('claims_fedspa'))}",
+        "notebook 12",
+    )
+
+
+def without_a_quantile() -> Finding:
+    return Finding(
+        "FedOBP without a tuned quantile, on digits",
+        "Three seeds; intervals are Student's, 95 %, paired by seed. "
+        f"{told(verdicts('claims_rules'))}",
+        "notebook 13",
+    )
+
+
+NEIGHBOUR_FINDINGS = (partial_personalization, sparse_models, without_a_quantile)
