@@ -16,16 +16,19 @@ ORDER = ("holds", "does not hold", "undecided", "other data", "not run")
 
 
 def verdicts(name: str, preset: str = "quick") -> pd.DataFrame:
-    """The claims that a notebook has tested: id, measured, verdict and more.
+    """The claims that a notebook has tested: id, measured, verdict and more; none without its file.
 
     Raises:
-        UserError: the file is not there, or not as it was written.
+        UserError: the file is not as it was written.
     """
-    return read_csv(paths.project_root() / "figures" / preset / f"{name}.csv", COLUMNS)
+    file = paths.project_root() / "figures" / preset / f"{name}.csv"
+    return read_csv(file, COLUMNS) if file.is_file() else pd.DataFrame(columns=list(COLUMNS))
 
 
 def told(claims: pd.DataFrame) -> str:
     """Each claim by its short name with what was measured, verdict by verdict."""
+    if claims.empty:
+        return "Its verdicts are not here; executing the notebook writes them."
     parts = []
     for verdict in ORDER:
         of_it = claims[claims["verdict"] == verdict]

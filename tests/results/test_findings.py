@@ -76,3 +76,13 @@ def test_a_verdict_that_turns_moves_its_claim():
     after = told(claims.assign(verdict=["does not hold"] + ["holds"] * (len(claims) - 1)))
     assert before.startswith(f"*holds*: {first}")
     assert f"*does not hold*: {first}" in after and after != before
+
+
+def test_without_figures_the_logs_are_told_all_the_same(monkeypatch, tmp_path):
+    whole = findings_text()
+    (tmp_path / "fedobp_lib").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    text = findings_text()
+    assert text.split("# What runs of ours say")[0] == whole.split("# What runs of ours say")[0]
+    assert text.count("verdicts are not here") == len(NEIGHBOUR_FINDINGS)
