@@ -37,7 +37,8 @@ LOGGED_02, LOGGED_05, LOGGED_06 = (SHOWN.format(number) for number in ("02", "05
 LAST = 400  # the last logged round
 OWN = (
     "Claims by their short names, each with what was measured and the verdict of a rule that was "
-    "written down before; the notebooks have the claims' words and the rules. The embedded digits "
+    "written down before it was seen, but for what notebooks 12 and 13 name; they have the claims' "
+    "words and the rules. The embedded digits "
     "(20 clients, few rounds) are a small problem: they can show that something is possible, "
     "hardly that it is so elsewhere."
 )
