@@ -3,9 +3,10 @@
     python benchmarks/round100.py [--parts cifar100 mnist-fmnist ...] [--finished]
 
 Hours on a CPU; Ctrl-C keeps what is finished, and the same command goes on. With `--finished`
-nothing is computed. `figures/round100/history.csv` and `runs.csv` are of all finished runs of all
-parts, with the settings and the provenance of each run; `fedobp reproduce --preset round100`
-draws them. The data sets must be here. CIFAR-10 may be any copy of it: its fingerprint is kept.
+nothing is computed. `figures/round100/history.csv` and `runs.csv` gain the finished runs of all
+parts, with the settings and the provenance of each; what they keep already, of another machine or
+day, stays and is not computed again. `fedobp reproduce --preset round100` draws them. The data
+sets must be here. CIFAR-10 may be any copy of it: its fingerprint is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from fedobp_lib import paths, sweep
-from fedobp_lib.results.kept_runs import keep
+from fedobp_lib.results.kept_runs import keep, not_kept
 from fedobp_lib.runs.round100 import PRESET, parts
 from fedobp_lib.runs.sweeps import finished
 
@@ -24,9 +25,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=known, default=list(known))
     parser.add_argument("--finished", action="store_true", help="compute nothing")
     options = parser.parse_args()
+    folder = paths.figures_dir() / PRESET
     if not options.finished:
-        sweep([run for part in options.parts for run in known[part]])
-    keep(finished(run for runs in known.values() for run in runs), paths.figures_dir() / PRESET)
+        sweep(not_kept([run for part in options.parts for run in known[part]], folder))
+    keep(finished(run for runs in known.values() for run in runs), folder)
 
 
 if __name__ == "__main__":

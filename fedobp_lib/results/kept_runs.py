@@ -9,7 +9,7 @@ the data, and what made it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..config import ResolvedConfig
+from ..config import ResolvedConfig, RunConfig
 from ..methods import METHODS, added_settings, make_settings
 from ..runs.files import read_csv, read_json, write_csv
-from ..runs.store import RunResult
+from ..runs.store import RunResult, load_data, run_id
 from ..simulation import HISTORY
 
 NAMES = ["dataset", "alpha", "method", "settings", "seed"]
@@ -31,11 +31,46 @@ FILES = ("history.csv", "runs.csv")
 
 
 def keep(results: Sequence[RunResult], folder: Path) -> None:
-    """Write both files, of finished runs."""
-    histories = [_history(result) for result in results]
+    """Write both files, of finished runs, after those that the folder keeps already.
+
+    Long runs come from several machines and days, so a run that is kept and not among `results`
+    stays as it is, byte for byte; one that is among them is written anew.
+
+    Raises:
+        UserError: a file that is there is not as it was written.
+    """
+    if not results:
+        return
+    history, runs = (
+        pd.concat([_history(r) for r in results]),
+        pd.DataFrame([_row(r) for r in results]),
+    )
+    history["accuracy"] = history["accuracy"].map("{:.4f}".format)
+    if (folder / FILES[1]).exists():
+        old_history, old_runs = (read_csv(folder / name, ("run_id",), text=True) for name in FILES)
+        stays = old_runs[~old_runs["run_id"].isin(runs["run_id"])]
+        runs = pd.concat([stays, runs])
+        history = pd.concat([old_history[old_history["run_id"].isin(stays["run_id"])], history])
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / FILES[0], pd.concat(histories), float_format="%.4f")
-    write_csv(folder / FILES[1], pd.DataFrame([_row(result) for result in results]))
+    # In this order a fault between the two leaves accuracies without a run, which nobody reads.
+    write_csv(folder / FILES[0], history)
+    write_csv(folder / FILES[1], runs)
+
+
+def not_kept(configs: Iterable[RunConfig], folder: Path) -> list[RunConfig]:
+    """Those of the runs that a folder does not keep; a run belongs to its data, which is loaded.
+
+    Raises:
+        UserError: a file that is there is not as it was written, or a data set is missing.
+    """
+    kept: set[str] = set()
+    if (folder / FILES[1]).exists():
+        kept = set(read_csv(folder / FILES[1], ("run_id",), text=True)["run_id"])
+    return [
+        config
+        for config in configs
+        if run_id((known := config.resolved()), load_data(known.dataset)) not in kept
+    ]
 
 
 def own_settings(config: ResolvedConfig) -> str:

@@ -95,14 +95,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise damaged(path) from error
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str], text: bool = False) -> pd.DataFrame:
     """A file that `write_csv` has written.
+
+    Args:
+        columns: what it has at least.
+        text: leave all cells as they stand, to be written again.
 
     Raises:
         UserError: it is missing, empty or cut off, or lacks a column.
     """
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(path, dtype=str, na_filter=False) if text else pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise damaged(path) from error
     if not is_whole(path) or not set(columns) <= set(frame.columns):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fedobp_lib import UserError, grid, run_all
-from fedobp_lib.results.kept_runs import keep, kept_results
+from fedobp_lib.results.kept_runs import keep, kept_results, not_kept
 from fedobp_lib.results.tables import accuracy_table
 from fedobp_lib.runs.round100 import parts
 
@@ -32,6 +32,26 @@ def test_kept_runs_have_the_configurations_and_tables_of_the_runs(results, tmp_p
         assert ours.clients["test_samples"].sum() == theirs.clients["test_samples"].sum()
     one, other = accuracy_table(kept), accuracy_table(results)
     pd.testing.assert_frame_equal(one, other, atol=1e-4, rtol=0)
+
+
+def test_what_is_kept_already_stays_byte_for_byte_and_is_not_computed_again(results, tmp_path):
+    first, second = results
+    both = grid("smoke", methods=["fedavg", "fedobp"], rounds=2)
+    keep([first], tmp_path / "parts")
+    assert not_kept(both, tmp_path / "parts") == both[1:]
+    keep([second], tmp_path / "parts")
+    keep([first], tmp_path / "parts")  # again: it moves to the end
+    keep([], tmp_path / "parts")
+    assert not_kept(both, tmp_path / "parts") == []
+    keep([second, first], tmp_path / "whole")
+    for name in ("history.csv", "runs.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_another_seed_or_other_data_is_not_kept(results, tmp_path):
+    keep(results, tmp_path)
+    other = grid("smoke", methods=["fedavg"], rounds=2, seeds=[1])
+    assert not_kept(other, tmp_path) == other
 
 
 def test_only_settings_that_differ_from_the_defaults_are_told(results, tmp_path):
