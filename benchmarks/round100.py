@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=known, default=list(known))
     parser.add_argument("--finished", action="store_true", help="compute nothing")
     options = parser.parse_args()
-    folder = paths.figures_dir() / PRESET
+    folder = paths.figures_dir(PRESET)
     if not options.finished:
         sweep(not_kept([run for part in options.parts for run in known[part]], folder))
     keep(finished(run for runs in known.values() for run in runs), folder)

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that compute")
     parser.add_argument("--finished", action="store_true", help="compute nothing")
     options = parser.parse_args()
-    folder = paths.figures_dir() / f"rules{ROUNDS}"
+    folder = paths.figures_dir(f"rules{ROUNDS}")
     if not options.finished:
         sweep(not_kept(runs(), folder), workers=options.workers)
     keep(finished(runs()), folder)

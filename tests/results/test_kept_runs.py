@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
+from helpers import ROOT
 
 from fedobp_lib import UserError, grid, run_all
 from fedobp_lib.results.kept_runs import keep, kept_results, not_kept
@@ -77,3 +82,16 @@ def test_the_own_runs_are_the_logged_ones_at_their_first_evaluation():
     assert {config.eval_every for config in every} == {25}
     assert {config.rounds for config in every} == {100, 400}
     assert {config.dataset for config in every if config.rounds == 400} == {"cifar100"}
+
+
+@pytest.mark.parametrize("script", ["round100.py", "rules.py"])
+def test_the_scripts_keep_what_is_finished_and_nothing_else(script, tmp_path):
+    own = {name: str(tmp_path / name) for name in ("FEDOBP_RUNS", "FEDOBP_DATA", "FEDOBP_FIGURES")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, "--finished"],
+        env=os.environ | own | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.rglob("*.csv"))
