@@ -41,11 +41,10 @@ def keep(results: Sequence[RunResult], folder: Path) -> None:
     """
     if not results:
         return
-    history, runs = (
-        pd.concat([_history(r) for r in results]),
-        pd.DataFrame([_row(r) for r in results]),
-    )
-    history["accuracy"] = history["accuracy"].map("{:.4f}".format)
+    history = pd.concat([_history(result) for result in results])
+    # As text, like the accuracies that are there already; none stays an empty cell.
+    history["accuracy"] = history["accuracy"].map("{:.4f}".format, na_action="ignore")
+    runs = pd.DataFrame([_row(result) for result in results])
     if (folder / FILES[1]).exists():
         old_history, old_runs = (read_csv(folder / name, ("run_id",), text=True) for name in FILES)
         stays = old_runs[~old_runs["run_id"].isin(runs["run_id"])]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from helpers import ROOT
 
 from fedobp_lib import UserError, grid, run_all
+from fedobp_lib.data.datasets import load
+from fedobp_lib.results import kept_runs
 from fedobp_lib.results.kept_runs import keep, kept_results, not_kept
 from fedobp_lib.results.tables import accuracy_table
 from fedobp_lib.runs.round100 import parts
@@ -53,10 +56,15 @@ def test_what_is_kept_already_stays_byte_for_byte_and_is_not_computed_again(resu
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_another_seed_or_other_data_is_not_kept(results, tmp_path):
+def test_a_run_of_another_seed_or_on_changed_data_is_not_kept(results, tmp_path, monkeypatch):
     keep(results, tmp_path)
     other = grid("smoke", methods=["fedavg"], rounds=2, seeds=[1])
     assert not_kept(other, tmp_path) == other
+    same, digits = grid("smoke", methods=["fedavg"], rounds=2), load("digits")
+    assert not_kept(same, tmp_path) == []
+    changed = replace(digits, fingerprint="0" * 12)
+    monkeypatch.setattr(kept_runs, "load_data", lambda name: changed)
+    assert not_kept(same, tmp_path) == same
 
 
 def test_only_settings_that_differ_from_the_defaults_are_told(results, tmp_path):
