@@ -30,7 +30,7 @@ from fedobp_lib.runs.store import folders
 SWEEP = [
     sys.executable, "-m", "fedobp_lib", "sweep", "--method", "fedobp", "fedavg", "fedper",
     "--seed", "0", "1", "--clients", "6", "--participation", "0.5", "--local-epochs", "1",
-    "--rounds", "40", "--workers", "2",
+    "--rounds", "16", "--workers", "2",
 ]  # fmt: skip
 
 
