@@ -33,8 +33,10 @@ install: .venv/.installed
 reproduce: install
 	$(BIN)/fedobp reproduce --preset $(PRESET)
 
+# Most tests are small steps that keep one core busy, so processes beside each other help more than
+# threads. A file's tests stay together: they share what was costly to make.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -17,9 +17,9 @@ from fedobp_lib import paths, sweep
 from fedobp_lib.config import RunConfig
 from fedobp_lib.results.kept_runs import keep, not_kept
 from fedobp_lib.runs.experiments import rule_runs
+from fedobp_lib.runs.rules import KEPT, KEPT_ROUNDS
 from fedobp_lib.runs.sweeps import finished
 
-ROUNDS = 50
 SEEDS = (0, 1, 2)
 
 
@@ -28,7 +28,7 @@ def runs() -> list[RunConfig]:
     return [
         run
         for seed in SEEDS
-        for run in rule_runs("paper", datasets=["mnist"], seeds=[seed], rounds=ROUNDS)
+        for run in rule_runs("paper", datasets=["mnist"], seeds=[seed], rounds=KEPT_ROUNDS)
     ]
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that compute")
     parser.add_argument("--finished", action="store_true", help="compute nothing")
     options = parser.parse_args()
-    folder = paths.figures_dir(f"rules{ROUNDS}")
+    folder = paths.figures_dir(KEPT)
     if not options.finished:
         sweep(not_kept(runs(), folder), workers=options.workers)
     keep(finished(runs()), folder)

@@ -36,7 +36,7 @@ PAPER_SIZE = Size(clients=100, participation=0.1, rounds=400)
 SMALL_SIZE = Size(clients=20, participation=0.2, rounds=40)
 
 EVAL_AFTER = ("final", "always", "never")
-COUNTS = ("rounds", "local_epochs", "batch_size", "clients", "eval_every")
+COUNTS = ("rounds", "local_epochs", "batch_size", "clients", "eval_every", "eval_cohort")
 LONGEST_DELAY = 100  # rounds; what is under way takes memory for as many
 LARGEST = 2**63 - 1  # a whole number that tables can hold
 
@@ -72,6 +72,8 @@ class RunConfig:
             quarter of the rounds.
         eval_after: when all clients are also tested after local training (fine-tuning):
             `final` round, `always` with `eval_every`, or `never`.
+        eval_cohort: the clients of a round are tested, before and after their training, every so
+            many rounds and in the last.
         aggregator: what the server makes of the clients' models: `mean`, `median`,
             `trimmed[:SHARE]` or `clipping[:RADIUS]`, see `methods.aggregators`.
         byzantine: `none`, or clients that do harm, as `KIND:SHARE[:STRENGTH]` with the kinds
@@ -106,6 +108,7 @@ class RunConfig:
     partition_seed: int = 0
     eval_every: int | None = None
     eval_after: str = "final"
+    eval_cohort: int = added(1)
     aggregator: str = added("mean")
     byzantine: str = added("none")
     delays: int = added(0)

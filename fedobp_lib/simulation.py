@@ -97,6 +97,11 @@ class Simulation:
     def done(self) -> bool:
         return self.diverged is not None or self.round >= self.config.rounds
 
+    @property
+    def tests_cohort(self) -> bool:
+        """Whether the clients of the present round are tested."""
+        return self.done or self.round % self.config.eval_cohort == 0
+
     def run(self, progress: bool = True) -> None:
         """Run the rounds that are left, under a progress bar."""
         with progress_bar(self.config.rounds, progress, done=self.round) as shown:
@@ -130,8 +135,9 @@ class Simulation:
         ended = self._clock()
 
         honest = self._honest(clients)
-        for stage, rows in zip(STAGES, (start, trained), strict=True):
-            self._record(stage, "cohort", self._test_cohort(rows[honest], clients[honest]))
+        if self.tests_cohort:
+            for stage, rows in zip(STAGES, (start, trained), strict=True):
+                self._record(stage, "cohort", self._test_cohort(rows[honest], clients[honest]))
         if personal is not None and personal.ndim == 2 and len(personal) == len(clients):
             personal = personal[honest]
         self._record_layers(personal)
@@ -242,7 +248,7 @@ class Simulation:
                 changed.
             HalfRestored: reading failed later; this simulation is of no use.
         """
-        _require_fitting(state, self.seconds, self.config.rounds)
+        _require_fitting(state, self.seconds, self.config)
         folder = self.method.federation.place.folder
         restore_state(state["method"], self.method.state, self._first, folder)
         self.round = self.method.round = state["round"]
@@ -271,14 +277,17 @@ class Simulation:
         return frame
 
 
-def _require_fitting(state: dict[str, Any], own: dict[str, float], rounds: int) -> None:
+def _require_fitting(state: dict[str, Any], own: dict[str, float], config: ResolvedConfig) -> None:
     """Raise where a kept state cannot take the place of a simulation's own, whose times are `own`;
     the method's part is left to `restore_state`."""
-    if type(state["round"]) is not int or not 0 < state["round"] < rounds:
+    now = state["round"]
+    if type(now) is not int or not 0 < now < config.rounds:
         raise ValueError("the state is of no round in between")
-    for name, columns in (("history", HISTORY), ("layers", LAYERS)):
+    tested = max(now - now % every for every in (config.eval_cohort, config.eval_every))
+    for name, columns, last in (("history", HISTORY, tested), ("layers", LAYERS, now)):
         rows = state[name]
-        if rows[-1][0] != state["round"] or any(len(row) != len(columns) for row in rows):
+        whole = (rows[-1][0] if rows else 0) == last
+        if not whole or any(len(row) != len(columns) for row in rows):
             raise ValueError(f"the state lacks a part of its {name}")
     if state["seconds"].keys() != own.keys():
         raise KeyError("the state has other times")

@@ -249,7 +249,7 @@ VALID = {
     "test_share": st.floats(0.01, 0.99), "min_samples": st.integers(2, 20),
     "pixels": st.sampled_from(["data", "benchmark"]), "partition_seed": st.integers(0, 2**64),
     "eval_every": st.integers(1, 2**64), "eval_after": st.sampled_from(["final", "always",
-    "never"]),
+    "never"]), "eval_cohort": st.integers(1, 2**64),
     "aggregator": st.sampled_from(["mean", "median", "trimmed:.2", "clipping", "clipping:1"]),
     "byzantine": st.sampled_from(["none", "noise:0.3:2", "label_flip:.2"]),
     "delays": st.integers(0, 100),

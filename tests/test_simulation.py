@@ -1,5 +1,6 @@
 """The rounds: what a run in memory records, and that nothing else decides it."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_eval_after_always_and_never():
         shared.reset_index(drop=True),
         never.reset_index(drop=True),
     )
+
+
+def test_a_cohort_is_tested_every_so_many_rounds_and_in_the_last():
+    every, third = run(tiny()), run(tiny(eval_cohort=3))
+    assert third.run_id != every.run_id
+    wanted = every.history.query("scope == 'all' or round in (3, 4)").reset_index(drop=True)
+    pd.testing.assert_frame_equal(third.history, wanted)
+    pd.testing.assert_frame_equal(third.layers, every.layers)
+
+
+def test_it_goes_on_from_rounds_of_which_nothing_was_tested():
+    config, data = tiny(eval_cohort=3, eval_every=4), load("digits")
+    whole = simulate(config, data)
+    whole.run(progress=False)
+    first = simulate(config, data)
+    for _ in range(3):
+        first.step()
+        state = copy.deepcopy(first.state())
+        second = simulate(config, data)
+        second.load_state(copy.deepcopy(state))
+        second.run(progress=False)
+        assert second.history_frame().equals(whole.history_frame())
+    state["history"].clear()  # round 3 was tested
+    with pytest.raises(ValueError, match="a part of its history"):
+        simulate(config, data).load_state(state)
 
 
 def test_times_are_of_rounds_tests_and_fine_tuning(monkeypatch):

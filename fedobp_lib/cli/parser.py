@@ -40,6 +40,7 @@ RUN_FIELDS = {
     "partition_seed": "seed of the Dirichlet draw",
     "eval_every": "test all clients every so many rounds (default: a quarter of them)",
     "eval_after": "final, always or never: test all clients after fine-tuning too",
+    "eval_cohort": "test the clients of a round every so many rounds (default: in each)",
     "aggregator": "mean, median, trimmed[:SHARE] or clipping[:RADIUS]: of clients' models",
     "byzantine": "KIND:SHARE[:STRENGTH], clients that do harm: sign_flip, noise, label_flip",
     "delays": "the most rounds after which what a client sends arrives",

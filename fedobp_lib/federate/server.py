@@ -99,8 +99,9 @@ class Server(Simulation):
             start, personal: theirs, as `_starts` gave them.
             answers: theirs.
         """
-        self._record("before", "cohort", self._scores(answers, 0))
-        self._record("after", "cohort", self._scores(answers, 1))
+        if self.tests_cohort:
+            self._record("before", "cohort", self._scores(answers, 0))
+            self._record("after", "cohort", self._scores(answers, 1))
         theirs = [answers[client] for client in clients.tolist()]
         if personal is None:
             parts = [answer["personal"] for answer in theirs]

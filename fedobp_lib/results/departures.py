@@ -32,6 +32,7 @@ FIELDS: dict[str, Callable[[Any], str]] = {
     "momentum": "momentum {}".format,
     "precision": "precision {}".format,
     "eval_every": "tested every {} rounds".format,
+    "eval_cohort": "clients of a round tested every {} rounds".format,
 }
 
 

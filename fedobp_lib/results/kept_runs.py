@@ -22,6 +22,7 @@ from ..methods import METHODS, added_settings, make_settings
 from ..runs.files import read_csv, read_json, write_csv
 from ..runs.store import RunResult, load_data, run_id
 from ..simulation import HISTORY
+from ..typed import added_fields
 
 NAMES = ["dataset", "alpha", "method", "settings", "seed"]
 COLUMNS = [*NAMES, "round", "stage", "scope", "average", "accuracy", "run_id"]
@@ -34,7 +35,8 @@ def keep(results: Sequence[RunResult], folder: Path) -> None:
     """Write both files, of finished runs, after those that the folder keeps already.
 
     Long runs come from several machines and days, so a run that is kept and not among `results`
-    stays as it is, byte for byte; one that is among them is written anew.
+    stays as it is, byte for byte, but for fields of the configuration that came later; one that is
+    among them is written anew.
 
     Raises:
         UserError: a file that is there is not as it was written.
@@ -47,8 +49,9 @@ def keep(results: Sequence[RunResult], folder: Path) -> None:
     runs = pd.DataFrame([_row(result) for result in results])
     if (folder / FILES[1]).exists():
         old_history, old_runs = (read_csv(folder / name, ("run_id",), text=True) for name in FILES)
-        stays = old_runs[~old_runs["run_id"].isin(runs["run_id"])]
-        runs = pd.concat([stays, runs])
+        later = {k: str(v) for k, v in added_fields(ResolvedConfig).items() if k not in old_runs}
+        stays = old_runs[~old_runs["run_id"].isin(runs["run_id"])].assign(**later)
+        runs = pd.concat([stays, runs])[runs.columns]
         history = pd.concat([old_history[old_history["run_id"].isin(stays["run_id"])], history])
     folder.mkdir(parents=True, exist_ok=True)
     # In this order a fault between the two leaves accuracies without a run, which nobody reads.
@@ -70,6 +73,27 @@ def not_kept(configs: Iterable[RunConfig], folder: Path) -> list[RunConfig]:
         for config in configs
         if run_id((known := config.resolved()), load_data(known.dataset)) not in kept
     ]
+
+
+def made_by(results: Iterable[RunResult]) -> str:
+    """How many runs, of which seeds, data and code, on what, in a sentence."""
+    results = list(results)
+    if not results:
+        return "No runs."
+    seeds = sorted({result.config.seed for result in results})
+    configs, made = [r.config for r in results], [r.summary["provenance"] for r in results]
+    parts = [
+        f"{len(results)} runs of {_names(config.rounds for config in configs)} rounds on "
+        f"{_names(config.dataset for config in configs)}, seeds {_names(seeds)}",
+        f"{_names(config.precision for config in configs)} on {_names(m['device'] for m in made)}",
+        f"torch {_names(m['torch'] for m in made)}",
+        f"code {_names(m['commit'][:7] for m in made)}",
+    ]
+    return "; ".join(parts) + "."
+
+
+def _names(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def own_settings(config: ResolvedConfig) -> str:

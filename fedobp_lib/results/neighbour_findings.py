@@ -1,6 +1,7 @@
 """What runs of ours say of neighbouring papers, and of FedOBP's quantile.
 
-It is read from the verdicts that notebooks 11 to 13 write into `figures/`.
+It is read from the verdicts that notebooks 11 to 13 write into `figures/`; of MNIST, from the runs
+that the repository keeps.
 """
 
 from __future__ import annotations
@@ -8,7 +9,12 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import paths
+from ..errors import UserError
 from ..runs.files import read_csv
+from ..runs.rules import KEPT_ROUNDS
+from . import rules
+from .claims.about_rules import RULE_CLAIMS
+from .claims.on_frames import checked_claims
 from .found import Finding
 
 COLUMNS = ("id", "measured", "verdict")
@@ -67,4 +73,25 @@ def without_a_quantile() -> Finding:
     )
 
 
-NEIGHBOUR_FINDINGS = (partial_personalization, sparse_models, without_a_quantile)
+def without_a_quantile_on_mnist() -> Finding:
+    try:
+        runs = rules.variant_runs(rules.runs_on_mnist())
+    except UserError:  # an installed package is without the kept runs
+        runs = rules.variant_runs([])
+    said, advice = pd.DataFrame(columns=list(COLUMNS)), ""
+    if len(runs):
+        said, advice = checked_claims(RULE_CLAIMS, {"rules": runs}), f" {rules.advice(runs)}"
+    return Finding(
+        "FedOBP without a tuned quantile, on MNIST",
+        f"The same after {KEPT_ROUNDS} rounds on 100 clients; seeds: {runs['seed'].nunique()}. "
+        f"{told(said)}{advice}",
+        "notebook 13",
+    )
+
+
+NEIGHBOUR_FINDINGS = (
+    partial_personalization,
+    sparse_models,
+    without_a_quantile,
+    without_a_quantile_on_mnist,
+)

@@ -20,6 +20,7 @@ from ..simulation import Simulation, simulate
 from .titles import title_of
 
 CELL = ["dataset", "alpha"]
+EQUAL_WORK, EQUAL_ROUNDS = "equal local work", "equal rounds"
 
 # What is local, and the method and settings that have it so. FFGG fine-tunes for as many epochs
 # as it trains.
@@ -114,13 +115,13 @@ def _losses(simulation: Simulation) -> pd.DataFrame:
 
 
 def local_steps(results: Sequence[RunResult]) -> pd.DataFrame:
-    """Accuracy against local epochs, at equal rounds and at equal local work.
+    """Accuracy against local epochs, at equal local work and, where that was run, at equal rounds.
 
     Args:
         results: of `partial_questions(...)["local_steps"]`.
 
     Returns:
-        As `bearing`, with `panel` either `equal rounds` or `equal local work`, and `value` the
+        As `bearing`, with `panel` either `equal local work` or `equal rounds`, and `value` the
         local epochs of a round.
     """
     most = {}  # the base has so many rounds: of 5 epochs, there is one run only
@@ -130,11 +131,13 @@ def local_steps(results: Sequence[RunResult]) -> pd.DataFrame:
     rows = []
     for result in results:
         base, config = most[_cell(result)], result.config
-        if config.rounds == base:
-            rows.append({"panel": "equal rounds", "value": config.local_epochs, "run": result})
+        told = {"value": config.local_epochs, "run": result}
         if config.rounds == equal_work(base, config.local_epochs):
-            rows.append({"panel": "equal local work", "value": config.local_epochs, "run": result})
-    return bearing(rows)
+            rows.append({"panel": EQUAL_WORK} | told)
+        if config.rounds == base:
+            rows.append({"panel": EQUAL_ROUNDS} | told)
+    values = {row["value"] for row in rows if row["panel"] == EQUAL_ROUNDS}
+    return bearing([r for r in rows if r["panel"] != EQUAL_ROUNDS or len(values) > 1])
 
 
 def late(results: Sequence[RunResult]) -> pd.DataFrame:

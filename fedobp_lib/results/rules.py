@@ -12,15 +12,34 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .. import paths
 from ..paper.published import published_quantiles
-from ..runs.rules import NO_NUMBER, ONE_NUMBER, rule_variants, variant_of
+from ..runs.rules import KEPT, NO_NUMBER, ONE_NUMBER, rule_variants, variant_of
 from ..runs.store import RunResult
 from ..training.evaluation import STAGES
+from .kept_runs import KeptRun, kept_results
 from .tables import FINE_TUNED
 
 CELL = ["dataset", "alpha"]
 TUNED = "table5"
 MARGIN = 0.5  # points that a rule may be behind the tuned quantile
+
+
+def runs_on_mnist() -> list[KeptRun]:
+    """The runs of 50 rounds that the repository keeps: those of seeds that have every variant.
+
+    A mean over other seeds than its neighbour's would not be comparable.
+
+    Raises:
+        UserError: the files are not there, or not as they were written.
+    """
+    kept = kept_results(paths.project_root() / "figures" / KEPT)
+    found: dict[int, set[str]] = {}
+    for result in kept:
+        variant = variant_of(result.config)
+        found.setdefault(result.config.seed, set()).add(variant.name if variant else "")
+    wanted = {variant.name for variant in rule_variants("mnist")}
+    return [result for result in kept if found[result.config.seed] >= wanted]
 
 
 def variant_runs(results: Sequence[RunResult]) -> pd.DataFrame:

@@ -144,8 +144,9 @@ def measure(config: ResolvedConfig, device: torch.device) -> Rate:
     few = min(1.0, threads / config.clients) if threads else config.participation
     # Random weights take as long as pretrained ones; nothing but cohorts is tested.
     short = replace(
-        config, participation=few, local_epochs=1, pretrained=False, rounds=4, eval_every=4
-    )
+        config, participation=few, local_epochs=1, pretrained=False, rounds=4, eval_every=4,
+        eval_cohort=1,
+    )  # fmt: skip
     # Rows in main memory take no more of it than the clients of these rounds need.
     kind = "device" if choose_bank("auto", config, device) == "device" else "host"
     simulation = simulate(short, data, device, place=BankPlace(kind))

@@ -16,7 +16,7 @@ from ..paper.published import published_resnet18
 from .normalizations import normalization_settings
 from .partial_personalization import partial_runs
 from .presets import PRESETS, grid, listed
-from .rules import rule_variants
+from .rules import SMALL, rule_variants
 from .sparse_models import sparse_runs
 
 COARSE = [round(0.1 * i, 1) for i in range(10)]
@@ -132,11 +132,13 @@ def cloud_edge_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
 def rule_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
     """Notebook 13: each of `rules.rule_variants`; see `presets.grid`.
 
-    At `paper`, only the smaller alpha. `methods` is ignored.
+    At `paper`, only the smaller alpha. `methods` is ignored. Runs are smaller at the other presets
+    (`rules.SMALL`).
     """
-    own: Own = {"quick": {"seeds": (0, 1, 2)}}
+    own: Own = {"quick": {"seeds": (0, 1, 2), "rounds": 8}}
+    small = {} if _size(preset) == "paper" else SMALL
     return [
-        replace(config, method=variant.method, settings=variant.settings)
+        replace(config, method=variant.method, settings=variant.settings, **small)
         for config in _fedobp_runs(preset, given, own)
         for variant in rule_variants(config.dataset)
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import RunConfig
+from ..config import LARGEST, RunConfig
 from ..data.registry import DATASETS
 from ..decoupling import personal_count
 from ..methods import find_method, make_settings
@@ -20,6 +20,15 @@ from .normalizations import avgcnn_layout
 
 FIXED_Q = 0.9995
 FIXED_COUNT = 100
+
+# Where time is short: half of the images are for tests, small batches make the most of the others,
+# and nothing is tested before the last round.
+SMALL: dict[str, Any] = {
+    "test_share": 0.5, "batch_size": 10, "eval_every": LARGEST, "eval_cohort": LARGEST,
+}  # fmt: skip
+
+# The folder of `figures/` that keeps the runs on MNIST, of so many rounds.
+KEPT, KEPT_ROUNDS = "rules50", 50
 
 AT_Q: dict[str, Any] = {"quantile": FIXED_Q}
 

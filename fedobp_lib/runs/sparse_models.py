@@ -22,10 +22,12 @@ BESIDE = (FEDAVG, *PERSONALIZED, "fedobp", "majority-class")
 
 # What is looked at round by round, always on the digits: nothing of it is kept as a run.
 STEPPED: dict[str, dict[str, Any]] = {
-    "smoke": {"clients": 10, "participation": 0.3, "local_epochs": 1, "rounds": 6}
+    "smoke": {"clients": 10, "participation": 0.3, "local_epochs": 1, "rounds": 6},
+    "quick": {"rounds": 36},
 }
 ROUNDS = 60
 
+OWN = {"quick": {"rounds": 8}}
 TESTS = 40  # in a run, at most: accuracies at equal bytes need many
 
 
@@ -37,6 +39,7 @@ def sparse_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
     """
     given = {name: value for name, value in given.items() if value is not None}
     beside = listed(given.pop("methods", None), "methods") or BESIDE
+    given = OWN.get(preset, {}) | given
     if preset in PRESETS and len(PRESETS[preset].alphas) > 1:
         given = {"alphas": (0.1,)} | given
     names = [FEDSPA, *(name for name in beside if name != FEDSPA)]
@@ -54,7 +57,7 @@ def stepped(preset: str, rounds: int | None = None) -> RunConfig:
 
     Args:
         preset: `smoke` is smaller.
-        rounds: None: `ROUNDS`, at `smoke` fewer.
+        rounds: None: `ROUNDS`, fewer at `smoke` and `quick`.
     """
     chosen: dict[str, Any] = {"rounds": ROUNDS} | STEPPED.get(preset, {})
     if rounds is not None:

@@ -23,7 +23,7 @@ from .store import load_data
 
 # Settings of which the split, and then the samples of the rounds, are made.
 SPLIT = ("dataset", "clients", "alpha", "partition", "partition_seed", "test_share", "min_samples")
-ROUNDS = ("seed", "participation", "rounds", "eval_every", "eval_after")
+ROUNDS = ("seed", "participation", "rounds", "eval_every", "eval_after", "eval_cohort")
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ class Workloads:
 def round_work(
     config: ResolvedConfig, partition: Partition, number: int, threads: int | None
 ) -> Workload:
-    """The work of a round, in which the cohort is tested twice."""
+    """The work of a round; where the cohort is tested, it is so twice."""
     cohort = sample_cohort(config.seed, number, config.clients, config.cohort_size)
     train, test = (span(counts[cohort], threads) for counts in _counts(partition))
-    return Workload(train=train, test=2 * test)
+    tested = number == config.rounds or number % config.eval_cohort == 0
+    return Workload(train=train, test=2 * test * tested)
 
 
 def span(counts: Sequence[int] | np.ndarray, threads: int | None) -> int:

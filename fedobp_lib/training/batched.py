@@ -73,7 +73,7 @@ class BatchedBackend:
         self.layout = layout
         self.device = device
         self.precision = precision
-        self.heads = HeadBackend(layout, precision)
+        self.heads = HeadBackend(layout, precision, stacked=True)
         self.graphs = device.type == "cuda" if graphs is None else graphs
         self.stack = ModelStack(model, layout, device, precision, convolution)
         # Batch statistics see the whole batch: nothing may be filled up, and one sample is none.

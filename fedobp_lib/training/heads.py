@@ -29,18 +29,19 @@ class HeadBackend:
         layout: of the whole model.
         precision: `bf16`: the products with weights and features are computed in it, as autocast
             does in a whole model.
-        threads: clients that train at a time, each on a thread; None: all at once, as one stack.
+        stacked: all clients train at once, as one stack; else one after the other, as their steps
+            are too small for threads to help.
     """
 
-    def __init__(self, layout: ParameterLayout, precision: str, threads: int | None = None) -> None:
+    def __init__(self, layout: ParameterLayout, precision: str, stacked: bool) -> None:
         self.layout = layout
         self.precision = precision
-        self._threads = threads
+        self._stacked = stacked
         self._shape = layout.shapes[layout.names.index("classifier.weight")]
 
     def fit(self, jobs: Sequence[Job]) -> list[Tensor]:
         """The trained variables (K, D) of every job; see `Learner`."""
-        if self._threads is None:
+        if self._stacked:
             results: list[Tensor] = [job.task.variables for job in jobs]
             for group in alike(jobs):
                 trained = self._fit_alike([jobs[j] for j in group])
@@ -84,7 +85,7 @@ class HeadBackend:
         places = [(part, k) for part in parts for k in range(len(part.clients))]
         if parts[0].data.device.type == "cpu":
             # One thread each, as sums split between threads would depend on their number.
-            results = iter(map_on_threads(lambda p: one(*p), places, self._threads or 1))
+            results = iter(map_on_threads(lambda p: one(*p), places, 1))
         else:
             results = iter([one(*place) for place in places])
         for part in parts:

@@ -64,7 +64,7 @@ class LoopBackend:
         self.precision = precision
         # Threads are counted here: another thread that calls may have its own number of them.
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self.heads = HeadBackend(layout, precision, self._threads)
+        self.heads = HeadBackend(layout, precision, stacked=False)
         self._workers = [Worker(copy.deepcopy(model), layout, device)]
         # Batch normalization cannot train on a single sample.
         self._smallest_batch = 2 if layout.size > layout.parameters else 1

@@ -65,6 +65,16 @@ def test_a_robust_server_is_that_of_the_simulation(tmp_path):
     assert run(config).accuracy() != run(replace(config, aggregator="mean")).accuracy()
 
 
+def test_what_is_not_tested_in_the_simulation_is_not_told_of_the_federation(tmp_path):
+    config = replace(tiny_config("fedavg"), eval_cohort=2)
+    rounds = server_of(config, Direct(clients_of(config, tmp_path / "own")))
+    rounds.begin()
+    rounds.run(progress=False)
+    same(rounds, run(config, progress=False))
+    cohort = rounds.history_frame().query("scope == 'cohort'")["round"]
+    assert sorted(set(cohort)) == [2, 4, 5]
+
+
 def test_a_client_has_its_own_samples_and_the_server_none(tmp_path):
     clients = clients_of(tiny_config("fedavg"), tmp_path / "own")
     images = [client.method.federation.data.images for client in clients.values()]

@@ -56,6 +56,18 @@ def test_what_is_kept_already_stays_byte_for_byte_and_is_not_computed_again(resu
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_fields_that_came_later_have_their_defaults_in_older_runs(results, tmp_path):
+    first, second = results
+    keep([first], tmp_path / "old")
+    runs = tmp_path / "old" / "runs.csv"
+    pd.read_csv(runs, dtype=str, na_filter=False).drop(columns="eval_cohort").to_csv(
+        runs, index=False
+    )
+    keep([second], tmp_path / "old")
+    keep(results, tmp_path / "new")
+    assert runs.read_bytes() == (tmp_path / "new" / "runs.csv").read_bytes()
+
+
 def test_a_run_of_another_seed_or_on_changed_data_is_not_kept(results, tmp_path, monkeypatch):
     keep(results, tmp_path)
     other = grid("smoke", methods=["fedavg"], rounds=2, seeds=[1])

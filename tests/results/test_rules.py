@@ -6,7 +6,7 @@ from helpers.fake_runs import fake_run
 from matplotlib.figure import Figure
 from scipy import stats
 
-from fedobp_lib import figures
+from fedobp_lib import UserError, figures
 from fedobp_lib.paths import figures_dir, runs_dir
 from fedobp_lib.results import rules
 from fedobp_lib.results.claims.about_rules import RULE_CLAIMS
@@ -18,7 +18,12 @@ NOISE = (0.0, 0.3, -0.2)  # of a seed: the same for all variants
 OWN = (0.1, 0.0, -0.1)  # of a variant's run
 
 
-def made(accuracies, datasets=("mnist",), seeds=SEEDS, tuned=91.0):
+def made(accuracies, **given):
+    """The frame of `results_of`."""
+    return rules.variant_runs(results_of(accuracies, **given))
+
+
+def results_of(accuracies, datasets=("mnist",), seeds=SEEDS, tuned=91.0):
     """Runs of all variants at 90 %, but for those named; FedAvg has `tuned` after training."""
     results = []
     for dataset in datasets:
@@ -33,7 +38,7 @@ def made(accuracies, datasets=("mnist",), seeds=SEEDS, tuned=91.0):
                              shares=[{"fc1": 3.0, "classifier": 4.0}], seed=seed, rounds=1,
                              method=variant.method, settings=variant.settings)
                 )  # fmt: skip
-    return rules.variant_runs(results)
+    return results
 
 
 def verdicts(runs):
@@ -90,7 +95,7 @@ def test_claims_are_decided_by_their_rules(accuracies, claim, expected):
 
 
 def test_a_rule_has_to_be_near_on_every_data_set():
-    runs = made({"fixed": 89.9}, ("mnist", "fmnist"))
+    runs = made({"fixed": 89.9}, datasets=("mnist", "fmnist"))
     worse = (runs["dataset"] == "fmnist") & (runs["variant"] == "fixed")
     assert verdicts(runs)["one-quantile"] == "holds"
     runs.loc[worse, "before"] -= 1
@@ -102,7 +107,7 @@ def test_a_rule_has_to_be_near_on_every_data_set():
 
 
 def test_of_data_that_table_5_does_not_have_nothing_is_said_about_tuning():
-    found = verdicts(made({"fixed": 91.0}, ("digits",)))
+    found = verdicts(made({"fixed": 91.0}, datasets=("digits",)))
     assert found["no-tuned-quantile"] == found["one-quantile"] == "undecided"
     assert found["score-matters"] == "holds"
 
@@ -119,7 +124,7 @@ def test_the_advice_follows_its_rule():
 
 
 def test_figures_are_drawn_of_what_is_saved():
-    runs = made({"knee": 80.0}, ("mnist", "fmnist"))
+    runs = made({"knee": 80.0}, datasets=("mnist", "fmnist"))
     table, differences = rules.rule_table(runs), rules.difference_table(runs)
     for name, frame, plot in (
         ("rules", table, figures.plot_rules), ("differences", differences, figures.plot_differences)
@@ -130,3 +135,19 @@ def test_figures_are_drawn_of_what_is_saved():
         assert (figures_dir("smoke") / f"{name}.png").stat().st_size > 10_000
     texts = {text.get_text() for axis in figures.plot_rules(table).axes for text in axis.texts}
     assert set(table["title"]) | {"FedAvg after fine-tuning"} == texts
+
+
+def test_of_kept_runs_only_seeds_with_every_variant_count(monkeypatch):
+    """A mean over other seeds than its neighbour's would not be comparable."""
+    results = results_of({"knee": 80.0}, seeds=(0, 1))
+    for count, seeds in ((len(results), {0, 1}), (len(results) - 1, {0}), (1, set())):
+        monkeypatch.setattr(rules, "kept_results", lambda folder, count=count: results[:count])
+        runs = rules.variant_runs(rules.runs_on_mnist())
+        assert set(runs["seed"]) == seeds
+        assert len(runs) == len(seeds) * len(rule_variants("mnist"))
+
+
+def test_without_the_kept_runs_it_says_which_file_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"history\.csv"):
+        rules.runs_on_mnist()

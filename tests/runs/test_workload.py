@@ -11,11 +11,11 @@ from fedobp_lib.simulation import simulate
 
 
 @pytest.mark.parametrize("after", ["never", "final", "always"])
-@pytest.mark.parametrize("every", [2, 5])
-def test_the_work_of_a_run_is_what_its_back_end_is_given(after, every, monkeypatch):
+@pytest.mark.parametrize(("every", "cohort"), [(2, 1), (5, 1), (5, 2), (2, 9)])
+def test_the_work_of_a_run_is_what_its_back_end_is_given(after, every, cohort, monkeypatch):
     config = RunConfig(
         method="fedavg", clients=13, participation=0.3, rounds=5, local_epochs=1,
-        eval_every=every, eval_after=after,
+        eval_every=every, eval_after=after, eval_cohort=cohort,
     ).resolved()  # fmt: skip
     simulation = simulate(config, load_data("digits"))
     backend, seen = simulation.trainer.backend, {"fit": 0, "test": 0}
