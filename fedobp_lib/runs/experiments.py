@@ -135,7 +135,7 @@ def rule_runs(preset: str = "quick", **given: Any) -> list[RunConfig]:
     At `paper`, only the smaller alpha. `methods` is ignored. Runs are smaller at the other presets
     (`rules.SMALL`).
     """
-    own: Own = {"quick": {"seeds": (0, 1, 2), "rounds": 8}}
+    own: Own = {"quick": {"seeds": (0, 1, 2), "rounds": 6}}
     small = {} if _size(preset) == "paper" else SMALL
     return [
         replace(config, method=variant.method, settings=variant.settings, **small)
