@@ -23,7 +23,7 @@ BESIDE = (FEDAVG, *PERSONALIZED, "fedobp", "majority-class")
 # What is looked at round by round, always on the digits: nothing of it is kept as a run.
 STEPPED: dict[str, dict[str, Any]] = {
     "smoke": {"clients": 10, "participation": 0.3, "local_epochs": 1, "rounds": 6},
-    "quick": {"rounds": 36},
+    "quick": {"test_share": 0.5},
 }
 ROUNDS = 60
 
@@ -56,8 +56,8 @@ def stepped(preset: str, rounds: int | None = None) -> RunConfig:
     """The federation that is looked at round by round; its settings of FedSpa are the defaults.
 
     Args:
-        preset: `smoke` is smaller.
-        rounds: None: `ROUNDS`, fewer at `smoke` and `quick`.
+        preset: `smoke` and `quick` are smaller.
+        rounds: None: `ROUNDS`, fewer at `smoke`.
     """
     chosen: dict[str, Any] = {"rounds": ROUNDS} | STEPPED.get(preset, {})
     if rounds is not None:
