@@ -14,12 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..config import RunConfig
+from ..config import LARGEST, RunConfig
 from ..data.clients import sample_cohort
 from ..runs.store import load_data
 from ..simulation import GROUP, Simulation, simulate
 
 CELL = ["dataset", "alpha"]
+LEAST = 12  # rounds; in fewer hardly a client comes twice
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Personal:
 def watch_runs(configs: Sequence[RunConfig], device: torch.device | str = "cpu") -> Personal:
     """Take the first run of each data set and alpha, and see what is personal in it.
 
+    It has `LEAST` rounds at least.
+
     Args:
         configs: the runs.
         device: where to compute.
@@ -53,8 +56,10 @@ def watch_runs(configs: Sequence[RunConfig], device: torch.device | str = "cpu")
         first.setdefault((config.dataset, config.alpha), config)
     seen = []
     for (dataset, alpha), config in first.items():
-        rounds = config.resolved(device).rounds
-        untested = replace(config, eval_every=rounds, eval_after="never")
+        untested = replace(
+            config, rounds=max(LEAST, config.resolved(device).rounds), eval_every=LARGEST,
+            eval_after="never", eval_cohort=LARGEST,
+        )  # fmt: skip
         found = watch(simulate(untested, load_data(dataset), device))
         seen.append([f.assign(dataset=dataset, alpha=alpha) for f in vars(found).values()])
     frames = [pd.concat(parts, ignore_index=True) for parts in zip(*seen, strict=True)]
