@@ -14,7 +14,7 @@ from helpers import ROOT
 from fedobp_lib import UserError, grid, run_all
 from fedobp_lib.data.datasets import load
 from fedobp_lib.results import kept_runs
-from fedobp_lib.results.kept_runs import keep, kept_results, not_kept
+from fedobp_lib.results.kept_runs import keep, kept_results, made_by, not_kept
 from fedobp_lib.results.tables import accuracy_table
 from fedobp_lib.runs.round100 import parts
 
@@ -40,6 +40,16 @@ def test_kept_runs_have_the_configurations_and_tables_of_the_runs(results, tmp_p
         assert ours.clients["test_samples"].sum() == theirs.clients["test_samples"].sum()
     one, other = accuracy_table(kept), accuracy_table(results)
     pd.testing.assert_frame_equal(one, other, atol=1e-4, rtol=0)
+
+
+def test_what_made_them_is_told_in_a_sentence(results, tmp_path):
+    keep(results, tmp_path)
+    told = made_by(kept_results(tmp_path))
+    made = results[0].summary["provenance"]
+    assert told == made_by(results)
+    assert told.startswith("2 runs of 2 rounds on digits, seeds 0; fp32 on ")
+    assert made["device"] in told and f"torch {made['torch']}; code {made['commit'][:7]}" in told
+    assert made_by([]) == "No runs."
 
 
 def test_what_is_kept_already_stays_byte_for_byte_and_is_not_computed_again(results, tmp_path):
