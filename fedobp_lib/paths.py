@@ -34,6 +34,13 @@ def figures_dir(preset: str) -> Path:
     return (_from_environment("FEDOBP_FIGURES") or project_root() / "figures") / preset
 
 
+def kept_dir(name: str) -> Path:
+    """`figures/NAME` of the project, with runs that the repository keeps; where the working
+    directory is in no project, of the clone that this package is in."""
+    here = project_root() / "figures" / name
+    return here if here.is_dir() else Path(__file__).resolve().parents[1] / "figures" / name
+
+
 def executed_dir(preset: str) -> Path:
     """`$FEDOBP_EXECUTED/PRESET`, else `executed/PRESET` of the project: the executed notebooks."""
     return (_from_environment("FEDOBP_EXECUTED") or project_root() / "executed") / preset

@@ -33,7 +33,7 @@ def own_runs() -> list[KeptRun]:
     Raises:
         UserError: the files are not there, or not as they were written.
     """
-    return kept_results(paths.project_root() / "figures" / PRESET)
+    return kept_results(paths.kept_dir(PRESET))
 
 
 def as_logged(results: Sequence[RunResult]) -> list[RunResult]:

@@ -33,7 +33,7 @@ def runs_on_mnist() -> list[KeptRun]:
     Raises:
         UserError: the files are not there, or not as they were written.
     """
-    kept = kept_results(paths.project_root() / "figures" / KEPT)
+    kept = kept_results(paths.kept_dir(KEPT))
     found: dict[int, set[str]] = {}
     for result in kept:
         variant = variant_of(result.config)

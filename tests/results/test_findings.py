@@ -5,6 +5,7 @@ import re
 
 from helpers import ROOT
 
+from fedobp_lib import paths
 from fedobp_lib.cli import main
 from fedobp_lib.paper import logged
 from fedobp_lib.results import findings
@@ -83,6 +84,7 @@ def test_without_figures_the_logs_are_told_all_the_same(monkeypatch, tmp_path):
     (tmp_path / "fedobp_lib").mkdir()
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "kept_dir", lambda name: tmp_path / name)
     text = findings_text()
     assert text.split("# What runs of ours say")[0] == whole.split("# What runs of ours say")[0]
     assert text.count("verdicts are not here") == len(NEIGHBOUR_FINDINGS)

@@ -11,7 +11,7 @@ from fedobp_lib.paths import figures_dir, runs_dir
 from fedobp_lib.results import rules
 from fedobp_lib.results.claims.about_rules import RULE_CLAIMS
 from fedobp_lib.results.claims.on_frames import checked_claims
-from fedobp_lib.runs.rules import rule_variants
+from fedobp_lib.runs.rules import KEPT, rule_variants
 
 SEEDS = (0, 1, 2)
 NOISE = (0.0, 0.3, -0.2)  # of a seed: the same for all variants
@@ -147,7 +147,11 @@ def test_of_kept_runs_only_seeds_with_every_variant_count(monkeypatch):
         assert len(runs) == len(seeds) * len(rule_variants("mnist"))
 
 
-def test_without_the_kept_runs_it_says_which_file_is_missing(tmp_path, monkeypatch):
+def test_kept_runs_are_those_of_the_project_else_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert rules.runs_on_mnist()
+    (tmp_path / "fedobp_lib").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "figures" / KEPT).mkdir(parents=True)
     with pytest.raises(UserError, match=r"history\.csv"):
         rules.runs_on_mnist()
