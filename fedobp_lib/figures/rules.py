@@ -38,6 +38,7 @@ def plot_rules(table: pd.DataFrame) -> Figure:
     """
     with styled():
         figure, panels = panel_grid(table, 1, 7.2, 4.4)
+        figure.set_dpi(90)  # on the screen only; keeps notebooks small
         for axis, rows in panels:
             points = []
             for row in rows.itertuples():
