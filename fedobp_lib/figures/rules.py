@@ -37,8 +37,7 @@ def plot_rules(table: pd.DataFrame) -> Figure:
         table: as `rules.rule_table` gives it.
     """
     with styled():
-        figure, panels = panel_grid(table, 1, 7.2, 4.4)
-        figure.set_dpi(90)  # on the screen only; keeps notebooks small
+        figure, panels = panel_grid(table, 1, 7.2, 4.4, dpi=90)
         for axis, rows in panels:
             points = []
             for row in rows.itertuples():

@@ -108,7 +108,12 @@ def save_table(frame: pd.DataFrame, name: str, preset: str) -> Path:
 
 
 def panel_grid(
-    frame: pd.DataFrame, columns: int, width: float, height: float, empty: str = ""
+    frame: pd.DataFrame,
+    columns: int,
+    width: float,
+    height: float,
+    empty: str = "",
+    dpi: float | None = None,
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A figure with one titled panel a data set and alpha.
 
@@ -117,6 +122,7 @@ def panel_grid(
         columns: panels side by side.
         width, height: of a panel, in inches.
         empty: what to write where there is nothing to draw.
+        dpi: on the screen only; less keeps notebooks small.
 
     Returns:
         The figure, and each panel's axes with its rows of the frame.
@@ -126,7 +132,7 @@ def panel_grid(
     rows = max(1, -(-len(groups) // columns))
     figure, axes = plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False,
-        layout="constrained",
+        layout="constrained", dpi=dpi,
     )  # fmt: skip
     for axis in axes.flat[len(groups) :]:
         axis.axis("off")
