@@ -72,9 +72,9 @@ class Behind:
         if behind is not None:
             keys = ["dataset", "alpha", "method"]
             ours = set(map(tuple, frame[keys].drop_duplicates().to_numpy().tolist()))
-            last = frame["round"].max()
+            last = frame.groupby(keys)["round"].max()
             self._lines = {
-                key: line[line["round"] <= last]
+                key: line[line["round"] <= last[key]]
                 for key, line in behind.groupby(keys, sort=False)
                 if tuple(key) in ours
             }

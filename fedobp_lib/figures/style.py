@@ -25,7 +25,7 @@ from ..runs.files import write, write_csv, writing_to
 LOGGED_BY = "numbers logged by the paper's authors: one run, seed 42, momentum 0.7"
 PRINTED = "numbers printed in the paper's Tables 1 and 6"
 HIGHLIGHT = "#D55E00"
-OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B")
+OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#666666", "#B8860B", "#882255")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 # The variants of `normalizations.ALL_NORMALIZATIONS`. `none` is FedOBP as the paper has it;
 # `global` must lie upon it, so it is drawn above and thin.

@@ -6,17 +6,19 @@ The runs are those of `runs.round100`, as `kept_runs` reads them from the reposi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .. import paths
+from ..errors import UserError
 from ..methods import METHODS
 from ..paper.deviations import KNOWN_DIFFERENCES
 from ..paper.logged import logged_normalizations
 from ..paper.published import published_accuracy
-from ..runs.presets import grid
-from ..runs.round100 import PRESET
+from ..runs.presets import grid, listed
+from ..runs.round100 import PRESET, parts
 from ..runs.store import RunResult
 from .compare_logged import compare_logged
 from .kept_runs import KeptRun, kept_results, own_settings
@@ -25,6 +27,10 @@ from .titles import title_of
 CELL = ["dataset", "alpha"]
 EXACT = ("mnist", "fmnist", "cifar100")  # the other one was compressed again
 NO_REASON = "none known"
+QUESTION = [
+    "method", "title", "settings", "round", "before", "after", "logged", "logged_as", "printed",
+]  # fmt: skip
+MISSING = "Still to be computed"
 
 
 def own_runs() -> list[KeptRun]:
@@ -34,6 +40,45 @@ def own_runs() -> list[KeptRun]:
         UserError: the files are not there, or not as they were written.
     """
     return kept_results(paths.kept_dir(PRESET))
+
+
+def chosen(
+    results: Sequence[RunResult],
+    datasets: Any = None,
+    alphas: Any = None,
+    methods: Any = None,
+    seeds: Any = None,
+) -> list[RunResult]:
+    """Those of the runs that a notebook's parameters name; None: all.
+
+    Raises:
+        UserError: text that is no list, an empty list, a value of the wrong type, or no such run.
+    """
+    wanted = {"dataset": datasets, "alpha": alphas, "method": methods, "seed": seeds}
+    lists = {name: listed(value, name + "s") for name, value in wanted.items()}
+    found = [
+        result
+        for result in results
+        if all(v is None or getattr(result.config, name) in v for name, v in lists.items())
+    ]
+    if not found:
+        raise UserError(f"figures/{PRESET}/ keeps no run with these settings")
+    return found
+
+
+def coverage(results: Sequence[RunResult]) -> pd.DataFrame:
+    """How much of each part of `round100.parts` is there: part, runs, planned."""
+    have = [result.config for result in results]
+    return pd.DataFrame(
+        [
+            {
+                "part": name,
+                "runs": sum(run.resolved() in have for run in runs),
+                "planned": len(runs),
+            }
+            for name, runs in parts().items()
+        ]
+    )
 
 
 def as_logged(results: Sequence[RunResult]) -> list[RunResult]:
@@ -67,35 +112,48 @@ def agreement(table: pd.DataFrame) -> tuple[int, int]:
     return int((exact["verdict"] == "agrees").sum()), len(exact)
 
 
+def at_round(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
+    """Accuracies of the runs with logged settings after so many rounds, mean over seeds.
+
+    Returns:
+        dataset, alpha, method, stage, accuracy (percent, all clients, pooled), logged (NaN: not).
+    """
+    table = compare_logged(as_logged(results)).query("round == @round_")
+    return table.rename(columns={"mean": "accuracy"})[
+        [*CELL, "method", "stage", "accuracy", "logged"]
+    ]
+
+
 def main_table(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
     """The main table: a row a method, for each data set and alpha `ours (logged)`, in percent.
 
-    All clients, pooled, after `round_` rounds, mean over seeds; before local training, and in the
-    rows `+ fine-tuning` after it. A dash: not run, or in brackets, not logged. The best method of
-    each column comes first in the mean over the columns.
+    All clients, pooled, after `round_` rounds, mean over seeds; before local training, and of
+    FedAvg `+ fine-tuning` after it. A dash: not run, or in brackets, not logged. The rows are in
+    the order of their mean place in the columns that they have, from best to worst.
     """
-    table = compare_logged(as_logged(results)).query("round == @round_")
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in table.itertuples():
-        name = title_of(row.method) + ("" if row.stage == "before" else " + fine-tuning")
-        theirs = "-" if np.isnan(row.logged) else f"{row.logged:.2f}"
-        column = f"{row.dataset} {row.alpha:g}"
-        cells.setdefault((name, row.stage), {})[column] = f"{row.mean:.2f} ({theirs})"
-    means = table.groupby(["method", "stage"])["mean"].mean()
-    order = means.sort_values(ascending=False).index
-    rows = []
-    for method, stage in order:
-        if stage == "before" or method == "fedavg":
-            name = title_of(method) + ("" if stage == "before" else " + fine-tuning")
-            rows.append({"method": name} | cells[name, stage])
-    return pd.DataFrame(rows).fillna("-")
+    table = at_round(results, round_).query("stage == 'before' or method == 'fedavg'")
+    titles = table["method"].map(title_of)
+    table = table.assign(
+        row=titles.where(table["stage"] == "before", titles + " + fine-tuning"),
+        column=table["dataset"] + " " + table["alpha"].map("{:g}".format),
+        cell=[
+            f"{row.accuracy:.2f} ({'-' if np.isnan(row.logged) else f'{row.logged:.2f}'})"
+            for row in table.itertuples()
+        ],
+    )
+    places = table.groupby("column")["accuracy"].rank(ascending=False, pct=True)
+    order = places.groupby(table["row"]).mean().sort_values(kind="stable").index
+    planned = [f"{run.dataset} {run.alpha:g}" for run in grid(PRESET, methods=["fedavg"])]
+    cells = table.pivot(index="row", columns="column", values="cell").loc[order]
+    cells = cells[[name for name in planned if name in cells]].fillna("-")
+    return cells.rename_axis(index="method", columns=None).reset_index()
 
 
 def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
     """Which FedOBP gives the 50.37 that Table 1 prints for CIFAR-100 at alpha 0.1?
 
     Returns:
-        One row a run and evaluation: title, settings, momentum, round, before, after (percent, all
+        One row a run and evaluation: method, title, settings, round, before, after (percent, all
         clients, pooled; `after` is of the last round), logged (before, of the run with these
         settings), logged_as (which run that is), printed (of Table 1).
     """
@@ -120,6 +178,7 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
                 theirs, which = ablation.get(round_, np.nan), "ablation"
             rows.append(
                 {
+                    "method": method,
                     "title": METHODS[method].title,
                     "settings": own_settings(result.config),
                     "round": round_,
@@ -130,4 +189,4 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
                     "printed": printed[method],
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=QUESTION)

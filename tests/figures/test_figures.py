@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.drawn import overlaps
+from helpers.fake_runs import fake_run
 from matplotlib import pyplot as plt
 
 from fedobp_lib import UserError, figures, grid, run_all
@@ -151,6 +152,27 @@ def test_logged_curves_lie_dotted_behind_ours_and_are_named(methods):
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert texts == ["dotted: logged by the paper's authors"]
     assert figures.plot_convergence(ours).legends == []
+
+
+def test_a_logged_curve_ends_where_ours_of_that_panel_does(tmp_path):
+    rounds = {"mnist": 10, "fmnist": 40}
+    runs = [
+        fake_run(tmp_path, 50.0, method="fedavg", dataset=name, rounds=length)
+        for name, length in rounds.items()
+    ]
+    frame = convergence_frame(runs)
+    longer = pd.concat(
+        frame.query("round == 1").assign(round=number, mean=40.0) for number in range(1, 101)
+    )
+    drawn = figures.plot_convergence(frame, behind=longer)
+    for axis, length in zip(drawn.axes, rounds.values(), strict=True):
+        dotted = [line for line in axis.get_lines() if line.get_linestyle() == ":"]
+        assert [max(line.get_xdata()) for line in dotted] == [length]
+
+
+def test_no_two_methods_look_alike():
+    looks = [(look["color"], look["ls"]) for look in style.method_style(list(METHODS)).values()]
+    assert len(set(looks)) == len(METHODS)
 
 
 def test_three_sources_are_marked_apart(results):

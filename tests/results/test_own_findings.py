@@ -1,0 +1,115 @@
+"""What is said of the kit's own runs: its numbers are the runs', and both files have it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+from helpers import ROOT
+from helpers.fake_runs import fake_run
+
+from fedobp_lib import UserError
+from fedobp_lib.results import own_findings
+from fedobp_lib.results.own_findings import readme_part, sentences, with_readme_part
+from fedobp_lib.results.own_runs import chosen, coverage, own_runs
+from fedobp_lib.runs.round100 import parts
+
+KEPT = ROOT / "figures" / "round100"
+MADE = {"device": "a CPU", "torch": "2", "commit": "0123456789"}
+needs_runs = pytest.mark.skipif(not (KEPT / "runs.csv").exists(), reason="no run is kept yet")
+
+
+def one(folder, part, number, accuracy, tuned, **changes):
+    config = replace(parts()[part][number], **changes)
+    made = fake_run(
+        folder, accuracy, tuned=tuned, summary={"provenance": MADE}, **vars(config)
+    )  # fmt: skip
+    (made.directory / "clients.csv").write_text("test_samples\n17500\n", encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """FedAvg and FedOBP on MNIST, and the three kinds of FedOBP on CIFAR-100."""
+    cifar = [k for k, run in enumerate(parts()["cifar100"]) if run.method == "fedobp"]
+    found = [
+        one(tmp_path, "mnist-fmnist", 0, 90.0, 98.0),
+        one(tmp_path, "mnist-fmnist", 1, 97.5, 97.75),
+    ]
+    return found + [
+        one(tmp_path, "cifar100", k, [40.0, 41.0, 42.0, value], 44.0)
+        for k, value in zip(cifar, (46.0, 45.0, 49.87), strict=True)
+    ]
+
+
+def test_leads_are_the_differences_of_the_two(runs):
+    (text,) = [text for text in sentences(runs) if text.startswith("FedOBP less FedAvg")]
+    assert re.findall(r"mnist 0\.1 ([+-]\d+\.\d\d)", text) == ["+7.50", "-0.25", "-0.50"]
+
+
+def test_the_printed_value_is_reached_within_a_point(runs):
+    (text,) = [text for text in sentences(runs) if "Table 1 prints 50.37" in text]
+    assert "1 of them within a point" in text and "49.87 with quantile=0.9998" in text
+    (text,) = [text for text in sentences(runs[:-1]) if "Table 1 prints" in text]
+    assert "none of them within a point" in text
+
+
+def test_of_few_methods_none_is_called_the_best(runs, tmp_path):
+    assert not [text for text in sentences(runs) if text.startswith("Best before")]
+    more = [one(tmp_path, "mnist-fmnist", k, 91.0 + k, 99.0 - k) for k in range(2, 6)]
+    (text,) = [text for text in sentences([*runs, *more]) if text.startswith("Best before")]
+    assert "mnist 0.1 FedOBP (97.50) and FedAvg (98.00), of 6 methods" in text
+
+
+def test_what_is_planned_and_not_there_is_named(runs):
+    table = coverage(runs).set_index("part")
+    assert table["runs"].to_dict() == dict.fromkeys(parts(), 0) | {"mnist-fmnist": 2, "cifar100": 3}
+    assert table["planned"].to_dict() == {name: len(part) for name, part in parts().items()}
+    assert "cifar100 3 of 5, mnist-fmnist 2 of 32, cifar10 0 of 16" in readme_part(runs)
+
+
+def test_a_copy_that_is_not_exact_bears_its_mark(runs, tmp_path):
+    part = readme_part([*runs, one(tmp_path, "cifar10", 0, 60.0, 87.0)])
+    header = next(line for line in part.splitlines() if line.startswith("| method"))
+    assert "cifar10*, α = 0.1" in header and "mnist, α" in header
+    assert "re-compressed copy" in part
+
+
+def test_parameters_choose_among_the_runs(runs):
+    assert chosen(runs) == runs
+    assert chosen(runs, datasets="mnist", methods='["fedobp"]') == runs[1:2]
+    with pytest.raises(UserError, match="keeps no run with these"):
+        chosen(runs, seeds=[7])
+    with pytest.raises(UserError, match="each of seeds"):
+        chosen(runs, seeds=["x"])
+
+
+def test_only_the_part_between_the_marks_is_written_anew(runs):
+    text = f"before\n{own_findings.BEGIN}\nold\n{own_findings.END}\nafter\n"
+    new = with_readme_part(text, runs)
+    assert new.startswith("before\n") and new.endswith("\nafter\n") and "old" not in new
+    assert with_readme_part(new, runs) == new
+    with pytest.raises(UserError, match="lacks the lines"):
+        with_readme_part("nothing", runs)
+
+
+@needs_runs
+def test_the_readme_says_what_the_kept_runs_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_readme_part(text, own_runs()) == text
+
+
+@needs_runs
+def test_every_cell_of_the_readme_is_a_number_of_the_kept_history():
+    """By a plain reading of the CSV file."""
+    part = (ROOT / "README.md").read_text(encoding="utf-8").split(own_findings.BEGIN)[1]
+    ours = set(re.findall(r"\| (\d+\.\d\d) \(", part.split(own_findings.END)[0]))
+    with (KEPT / "history.csv").open(encoding="utf-8") as file:
+        kept = {
+            f"{float(row['accuracy']):.2f}"
+            for row in csv.DictReader(file)
+            if row["round"] == "100" and row["scope"] == "all" and row["average"] == "pooled"
+        }
+    assert ours and ours <= kept
