@@ -79,7 +79,7 @@ def printed(code):
         start_new_session=True,
     )  # fmt: skip
     try:
-        out, error = process.communicate(timeout=180)
+        out, error = process.communicate(timeout=600)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # also what it forked, if that hangs

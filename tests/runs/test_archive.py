@@ -1,6 +1,7 @@
 """Finished runs carried to another machine, and what must not come in."""
 
 import io
+import shutil
 import tarfile
 
 import pytest
@@ -9,16 +10,25 @@ from fedobp_lib import RunConfig, UserError, run
 from fedobp_lib.runs.archive import MEMBERS, export_runs, import_runs
 from fedobp_lib.runs.store import folders, is_finished
 
-TINY = {"clients": 6, "participation": 0.5, "rounds": 2, "local_epochs": 1, "method": "fedavg"}
+TINY = {"clients": 18, "participation": 0.17, "rounds": 2, "local_epochs": 1, "method": "fedavg"}
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """Seeds 0 and 1 on one machine, 1 and 2 on the other."""
+    folder = tmp_path_factory.mktemp("computed")
+    for home, seeds in (("one", (0, 1)), ("two", (1, 2))):
+        for seed in seeds:
+            run(RunConfig(**TINY, seed=seed), directory=folder / home)
+    return folder
 
 
 @pytest.fixture
-def machines(tmp_path):
-    """Two folders of runs: seeds 0 and 1 on one machine, 1 and 2 on the other."""
+def machines(computed, tmp_path):
+    """Two folders of runs."""
     homes = tmp_path / "one", tmp_path / "two"
-    for home, seeds in zip(homes, [(0, 1), (1, 2)], strict=True):
-        for seed in seeds:
-            run(RunConfig(**TINY, seed=seed), directory=home)
+    for home in homes:
+        shutil.copytree(computed / home.name, home)
     return homes
 
 

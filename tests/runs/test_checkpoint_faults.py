@@ -11,7 +11,7 @@ from fedobp_lib.methods import METHODS
 from fedobp_lib.runs.checkpoints import Checkpoint
 from fedobp_lib.simulation import simulate
 
-TINY = {"clients": 6, "participation": 0.5, "rounds": 3, "local_epochs": 1, "eval_every": 2}
+TINY = {"clients": 18, "participation": 0.17, "rounds": 3, "local_epochs": 1, "eval_every": 2}
 PLAIN = ("round", "history", "layers", "seconds", "method")
 
 

@@ -16,7 +16,7 @@ from fedobp_lib.runs import files
 from fedobp_lib.runs.store import RunResult
 from fedobp_lib.simulation import Simulation
 
-TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
+TINY = {"clients": 18, "participation": 0.17, "rounds": 4, "local_epochs": 1, "eval_every": 2}
 
 
 def tiny(**changes) -> RunConfig:

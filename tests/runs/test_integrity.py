@@ -9,7 +9,7 @@ from fedobp_lib.runs.integrity import FILES, SEAL
 from fedobp_lib.runs.store import find_run, is_finished, list_runs
 from fedobp_lib.runs.sweeps import finished, missing
 
-TINY = {"clients": 6, "participation": 0.5, "rounds": 2, "local_epochs": 1}
+TINY = {"clients": 18, "participation": 0.17, "rounds": 2, "local_epochs": 1}
 
 
 def numbers(result) -> bytes:

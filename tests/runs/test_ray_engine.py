@@ -35,10 +35,11 @@ from fedobp_lib.runs.sweeps import run_ids
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 pytest.importorskip("ray")
 
-TINY = {"clients": 6, "participation": 0.5, "local_epochs": 1}
+# Three clients a round, of few images each.
+TINY = {"clients": 18, "participation": 0.17, "local_epochs": 1}
 COMMAND = [
-    "sweep", "--method", "fedobp", "fedavg", "fedper", "--seed", "0", "1", "--clients", "6",
-    "--participation", "0.5", "--local-epochs", "1", "--engine", "ray",
+    "sweep", "--method", "fedobp", "fedavg", "fedper", "--seed", "0", "1", "--clients", "18",
+    "--participation", "0.17", "--local-epochs", "1", "--engine", "ray",
 ]  # fmt: skip
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 # So that a dead node is noticed after two seconds.
@@ -57,7 +58,7 @@ def numbers(results):
     return {r.run_id: b"".join((r.directory / n).read_bytes() for n in FILES) for r in results}
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

@@ -19,7 +19,7 @@ from fedobp_lib.paths import data_dir
 from fedobp_lib.results.tables import accuracies
 from fedobp_lib.runs.store import RunResult, find_run, list_runs, load_data, run_id
 
-TINY = {"clients": 6, "participation": 0.5, "rounds": 4, "local_epochs": 1, "eval_every": 2}
+TINY = {"clients": 18, "participation": 0.17, "rounds": 4, "local_epochs": 1, "eval_every": 2}
 
 
 def tiny(**changes) -> RunConfig:
@@ -36,7 +36,7 @@ def test_a_partition_file_names_the_run_by_its_content(tmp_path):
         for n in ("one", "two")
     )
     assert one.run_id == two.run_id
-    assert one.config.clients == 6
+    assert one.config.clients == TINY["clients"]
     written = json.loads((one.directory / "config.json").read_text())
     assert written["partition"] == split.fingerprint
 

@@ -15,16 +15,17 @@ from fedobp_lib.errors import PREEMPTED, SweepFailed
 from fedobp_lib.methods import METHODS
 from fedobp_lib.paths import runs_dir
 from fedobp_lib.runs import computing, workers
-from fedobp_lib.runs.computing import LOG
+from fedobp_lib.runs.computing import LOG, name_of
 from fedobp_lib.runs.execution import run
 from fedobp_lib.runs.integrity import FILES
 from fedobp_lib.runs.workers import TRIES, Workers
 from fedobp_lib.simulation import Simulation
 
-TINY = {"clients": 6, "participation": 0.5, "local_epochs": 1}
+# Three clients a round, of few images each.
+TINY = {"clients": 18, "participation": 0.17, "local_epochs": 1}
 COMMAND = [
     sys.executable, "-m", "fedobp_lib", "sweep", "--method", "fedobp", "fedavg", "fedper",
-    "--seed", "0", "1", "--clients", "6", "--participation", "0.5", "--local-epochs", "1",
+    "--seed", "0", "1", "--clients", "18", "--participation", "0.17", "--local-epochs", "1",
 ]  # fmt: skip
 
 
@@ -72,9 +73,16 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_goes_on(elsewhere, monk
     def kill_the_first(self, number, group):
         if not killed:
             killed.append(True)
-            self._processes[number] = self._start(number)
-            threading.Timer(4.0, self._processes[number].kill).start()
+            process = self._processes[number] = self._start(number)
+            lease = runs_dir() / name_of(group[0]) / ".lease"
+            threading.Thread(target=kill_within, args=(process, lease)).start()
         return give(self, number, group)
+
+    def kill_within(process, lease):
+        while not lease.exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.kill()
 
     monkeypatch.setattr(Workers, "_give", kill_the_first)
     done = sweep(configs(12), workers=2)
@@ -239,7 +247,7 @@ def test_a_worker_ends_with_its_sweep(monkeypatch):
     pool = Workers(1, "cpu")
     process = pool._start(0)
     process.stdin.close()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=300) == 0
 
 
 def test_there_is_one_worker_on_a_small_machine(monkeypatch):
