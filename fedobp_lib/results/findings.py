@@ -11,6 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 
@@ -28,6 +29,7 @@ from .found import Finding
 from .layers import layer_frame, layer_table
 from .logged import logged_results
 from .neighbour_findings import NEIGHBOUR_FINDINGS
+from .own_findings import OWN_FINDINGS
 from .printed_cells import MIX, NONE, OPEN, by_chance, explained_cells
 
 CELL = ["dataset", "alpha"]
@@ -68,7 +70,7 @@ def findings_text() -> str:
 
 def findings() -> list[Finding]:
     """All findings, in order of weight; those from runs of ours last."""
-    return [make() for make in (*FINDINGS, *NEIGHBOUR_FINDINGS)]
+    return [make() for make in (*FINDINGS, *NEIGHBOUR_FINDINGS, *OWN_FINDINGS)]
 
 
 def _wrapped(text: str) -> str:
@@ -242,6 +244,7 @@ def _organs() -> Finding:
     )
 
 
+@cache
 def _cloud_edge() -> Finding:
     told = []
     for model, name in (("avgcnn", "AvgCNN"), ("resnet18", "ResNet-18")):

@@ -68,7 +68,7 @@ def readme_part(results: Sequence[RunResult]) -> str:
     return "\n".join(
         [
             BEGIN,
-            "**Our own runs on real images**, 100 rounds as the authors logged them. "
+            "On real images, 100 rounds, with the settings that the authors logged: "
             + made_by(results),
             "",
             *lines,

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from .. import paths
-from ..errors import UserError
 from ..methods import METHODS
 from ..paper.deviations import KNOWN_DIFFERENCES
 from ..paper.logged import logged_normalizations
@@ -52,18 +51,15 @@ def chosen(
     """Those of the runs that a notebook's parameters name; None: all.
 
     Raises:
-        UserError: text that is no list, an empty list, a value of the wrong type, or no such run.
+        UserError: text that is no list, an empty list, or a value of the wrong type.
     """
     wanted = {"dataset": datasets, "alpha": alphas, "method": methods, "seed": seeds}
     lists = {name: listed(value, name + "s") for name, value in wanted.items()}
-    found = [
+    return [
         result
         for result in results
         if all(v is None or getattr(result.config, name) in v for name, v in lists.items())
     ]
-    if not found:
-        raise UserError(f"figures/{PRESET}/ keeps no run with these settings")
-    return found
 
 
 def coverage(results: Sequence[RunResult]) -> pd.DataFrame:

@@ -222,6 +222,7 @@ EXPERIMENTS = (
     Experiment("11", runs=partial_runs),
     Experiment("12", runs=sparse_runs),
     Experiment("13", runs=rule_runs),
+    Experiment("14"),
 )
 
 

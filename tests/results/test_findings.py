@@ -11,6 +11,7 @@ from fedobp_lib.paper import logged
 from fedobp_lib.results import findings
 from fedobp_lib.results.findings import FINDINGS, findings_text
 from fedobp_lib.results.neighbour_findings import NEIGHBOUR_FINDINGS, told, verdicts
+from fedobp_lib.results.own_findings import OWN_FINDINGS
 
 AUTHORS = ROOT / "fedobp_lib" / "paper" / "authors"
 
@@ -26,7 +27,7 @@ def test_it_is_short_and_names_a_notebook_each_time():
     assert len(of_logs.split()) < 1000 and len(of_runs.split()) < 750
     assert max(map(len, text.splitlines())) < 100
     numbers = re.findall(r"\*Shown by notebook (\d\d)\b", text.replace("\n", " "))
-    assert len(numbers) == len(FINDINGS) + len(NEIGHBOUR_FINDINGS)
+    assert len(numbers) == len(FINDINGS) + len(NEIGHBOUR_FINDINGS) + len(OWN_FINDINGS)
     for number in numbers:
         assert list((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
 
@@ -88,3 +89,4 @@ def test_without_figures_the_logs_are_told_all_the_same(monkeypatch, tmp_path):
     text = findings_text()
     assert text.split("# What runs of ours say")[0] == whole.split("# What runs of ours say")[0]
     assert text.count("verdicts are not here") == len(NEIGHBOUR_FINDINGS)
+    assert text.count("kept runs are not here") == len(OWN_FINDINGS)
