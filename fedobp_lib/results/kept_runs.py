@@ -84,7 +84,8 @@ def made_by(results: Iterable[RunResult]) -> str:
     configs, made = [r.config for r in results], [r.summary["provenance"] for r in results]
     parts = [
         f"{len(results)} runs of {_names(config.rounds for config in configs)} rounds on "
-        f"{_names(config.dataset for config in configs)}, seeds {_names(seeds)}",
+        f"{_names(config.dataset for config in configs)}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {_names(seeds)}",
         f"{_names(config.precision for config in configs)} on {_names(m['device'] for m in made)}",
         f"torch {_names(m['torch'] for m in made)}",
         f"code {_names(m['commit'][:7] for m in made)}",

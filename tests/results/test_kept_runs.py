@@ -47,7 +47,7 @@ def test_what_made_them_is_told_in_a_sentence(results, tmp_path):
     told = made_by(kept_results(tmp_path))
     made = results[0].summary["provenance"]
     assert told == made_by(results)
-    assert told.startswith("2 runs of 2 rounds on digits, seeds 0; fp32 on ")
+    assert told.startswith("2 runs of 2 rounds on digits, seed 0; fp32 on ")
     assert made["device"] in told and f"torch {made['torch']}; code {made['commit'][:7]}" in told
     assert made_by([]) == "No runs."
 
