@@ -11,6 +11,7 @@ from helpers import ROOT
 from helpers.fake_runs import fake_run
 
 from fedobp_lib import UserError
+from fedobp_lib.paper.logged import logged_accuracy
 from fedobp_lib.results import own_findings
 from fedobp_lib.results.own_findings import readme_part, sentences, with_readme_part
 from fedobp_lib.results.own_runs import chosen, coverage, own_runs
@@ -47,6 +48,23 @@ def runs(tmp_path):
 def test_leads_are_the_differences_of_the_two(runs):
     (text,) = [text for text in sentences(runs) if text.startswith("FedOBP less FedAvg")]
     assert re.findall(r"mnist 0\.1 ([+-]\d+\.\d\d)", text) == ["+7.50", "-0.25", "-0.50"]
+
+
+def test_how_far_from_the_logs_by_hand(runs):
+    """FedAvg's and FedOBP's four evaluations on MNIST at round 100, as logged."""
+    logged = logged_accuracy().query(
+        "dataset == 'mnist' and alpha == 0.1 and momentum == 0.7 and round == 100"
+    )
+    logged = logged.sort_values("run").groupby(["method", "stage"])["accuracy"].last()
+    ours = {"fedavg": (90.0, 98.0), "fedobp": (97.5, 97.75)}
+    away = sorted(
+        abs(value - logged[method, stage])
+        for method, values in ours.items()
+        for stage, value in zip(("before", "after"), values, strict=True)
+    )
+    (text,) = [text for text in sentences(runs[:2]) if text.startswith("Of 4 evaluations")]
+    assert f"within {(away[1] + away[2]) / 2:.2f} points" in text
+    assert f"the furthest {away[3]:.2f} away" in text
 
 
 def test_the_printed_value_is_reached_within_a_point(runs):
