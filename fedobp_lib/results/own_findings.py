@@ -25,6 +25,8 @@ from .own_runs import (
     main_table,
     own_runs,
 )
+from .precisions import beside_fp32
+from .rules import runs_on_mnist
 from .titles import title_of
 
 BEGIN = "<!-- own runs: written by benchmarks/round100.py -->"
@@ -44,7 +46,10 @@ def kept() -> list[KeptRun]:
 
 def sentences(results: Sequence[RunResult]) -> list[str]:
     """What the runs say, the most telling first; nothing is said of what was not run."""
-    parts = [_agreement(results), _stages(results), _best(results), _cifar100(results)]
+    parts = [
+        _agreement(results), _stages(results), _best(results), _cifar100(results),
+        _precision(results),
+    ]  # fmt: skip
     return [text for text in parts if text]
 
 
@@ -120,11 +125,13 @@ def _agreement(results: Sequence[RunResult]) -> str:
         return ""
     exact = table[table["dataset"].isin(EXACT)]
     away, allowed = exact["difference"].abs(), exact["margin"]
+    least, most = f"{allowed.min():.1f}", f"{allowed.max():.1f}"
+    span = most if least == most else f"{least} to {most}"
     return (
         f"Of {pairs} evaluations on exact data that have a logged counterpart, {agree} agree with "
-        f"it, by a rule that allows for {allowed.min():.1f} to {allowed.max():.1f} points, much of "
-        "which stands for seeds that were not run; half of them are within "
-        f"{away.median():.2f} points of it, the furthest {away.max():.2f} away."
+        f"it, by a rule that allows for {span} points, much of which stands for seeds that were "
+        f"not run; half of them are within {away.median():.2f} points of it, the furthest "
+        f"{away.max():.2f} away."
     )
 
 
@@ -191,6 +198,23 @@ def _cifar100(results: Sequence[RunResult]) -> str:
     return (
         f"FedOBP on CIFAR-100 after 400 rounds: {'; '.join(told)}. Table 1 prints {printed:.2f}: "
         f"{answer} within a point of it."
+    )
+
+
+def _precision(results: Sequence[RunResult]) -> str:
+    """How far bf16 is from fp32, in which notebook 13's runs on MNIST are."""
+    try:
+        exact = runs_on_mnist()
+    except UserError:
+        exact = []
+    table = beside_fp32([*results, *exact])
+    if table.empty:
+        return ""
+    names = ", ".join(title_of(str(name)) for name in table["method"].unique())
+    return (
+        f"{' and '.join(table['precision'].unique())} beside fp32, all else the same: "
+        f"{len(table)} evaluations ({names} on {', '.join(table['dataset'].unique())}), at most "
+        f"{table['difference'].abs().max():.2f} points apart."
     )
 
 

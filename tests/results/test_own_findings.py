@@ -74,6 +74,21 @@ def test_the_printed_value_is_reached_within_a_point(runs):
     assert "none of them within a point" in text
 
 
+def test_how_far_bf16_is_from_fp32(runs, tmp_path, monkeypatch):
+    """FedAvg's 90.00 and FedOBP's 97.50 in bf16, and both in fp32."""
+    exact = [
+        one(tmp_path, "mnist-fmnist", 0, 90.25, None, precision="fp32"),
+        one(tmp_path, "mnist-fmnist", 1, 97.0, None, precision="fp32"),
+        one(tmp_path, "mnist-fmnist", 1, 50.0, None, precision="fp32", seed=1),
+    ]
+    monkeypatch.setattr(own_findings, "runs_on_mnist", lambda: exact)
+    (text,) = [text for text in sentences(runs) if text.startswith("bf16 beside fp32")]
+    assert "2 evaluations (FedAvg, FedOBP on mnist)" in text
+    assert text.endswith("at most 0.50 points apart.")
+    monkeypatch.setattr(own_findings, "runs_on_mnist", lambda: exact[2:])
+    assert not [text for text in sentences(runs) if "fp32" in text]
+
+
 def test_of_few_methods_none_is_called_the_best(runs, tmp_path):
     assert not [text for text in sentences(runs) if text.startswith("Best before")]
     more = [one(tmp_path, "mnist-fmnist", k, 91.0 + k, 99.0 - k) for k in range(2, 6)]
