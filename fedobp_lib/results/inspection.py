@@ -14,27 +14,47 @@ import torch
 from torch import Tensor
 
 from ..data.clients import FINE_TUNE
-from ..decoupling import merge, personal_mask, threshold
+from ..decoupling import threshold
 from ..errors import UserError
 from ..methods.fedobp import FedOBP
 from ..models.parameters import ParameterLayout
-from ..scoring import obp_score
+from ..scoring import normalize
+from ..selection import Selection
 from ..simulation import GROUP, Simulation
 from ..training.evaluation import Scores, evaluate
 
 
 def _fedobp(simulation: Simulation) -> FedOBP:
-    if not isinstance(simulation.method, FedOBP):
-        raise UserError(f"only FedOBP has importance scores, not {simulation.method.title}")
-    return simulation.method
+    method = simulation.method
+    if not isinstance(method, FedOBP):
+        raise UserError(f"only FedOBP has importance scores, not {method.title}")
+    if method.settings.select != "quantile":
+        raise UserError(f"only select=quantile has a quantile, not {method.settings.select}")
+    return method
+
+
+def _scores(method: FedOBP, clients: Tensor) -> Tensor:
+    """What the clients, int64 (K,), choose by in their next round: (K, width)."""
+    averages = method.averaged(method.state["local"][clients], clients)
+    return normalize(averages, method.federation.layout, method.settings.normalization)
+
+
+def _selection(method: FedOBP, scores: Tensor, q: float) -> Selection:
+    part = scores[:, method.scored]
+    tau = threshold(part, q, method.rule)[:, None]
+    return Selection(tau, part > tau)
 
 
 def merged_models(simulation: Simulation, q: float, clients: Tensor) -> Tensor:
-    """The merged models of clients, int64 (K,), at quantile q: (K, size)."""
-    method, size = _fedobp(simulation), simulation.layout.parameters
-    local, global_params = method.state["local"][clients], method.global_params
-    scores = obp_score(local[:, :size], global_params[:size])
-    return merge(personal_mask(scores, threshold(scores, q, method.rule)), local, global_params)
+    """The merged models of clients, int64 (K,), at quantile q: (K, size).
+
+    Raises:
+        UserError: the method has no importance scores or no quantile.
+    """
+    method = _fedobp(simulation)
+    scores = _scores(method, clients)
+    chosen = _selection(method, scores, q)
+    return method.combined(scores, chosen, method.state["local"][clients])[0]
 
 
 def evaluate_everyone(simulation: Simulation, models: Callable[[Tensor], Tensor]) -> Scores:
@@ -94,11 +114,11 @@ def quantile_curve(simulation: Simulation, client: int, levels: Sequence[float])
     Columns: quantile, personal (parameters of this client), accuracy (of all clients, pooled,
     before local training, percent).
     """
-    method, size = _fedobp(simulation), simulation.layout.parameters
-    scores = obp_score(method.state["local"][client][:size], method.global_params[:size])
+    method = _fedobp(simulation)
+    scores = _scores(method, torch.tensor([client], device=simulation.device))
     rows = []
     for q in levels:
-        personal = int(personal_mask(scores, threshold(scores, q, method.rule)).sum())
+        personal = int(_selection(method, scores, q).mask.sum())
         tested = evaluate_everyone(simulation, partial(merged_models, simulation, q))
         rows.append([q, personal, tested.summary()["pooled"][0]])
     return pd.DataFrame(rows, columns=["quantile", "personal", "accuracy"])
@@ -114,7 +134,8 @@ def workflow_frame(simulation: Simulation, client: int) -> pd.DataFrame:
     method, layout, config = _fedobp(simulation), simulation.layout, simulation.config
     one = torch.tensor([client], device=simulation.device)
     size = layout.parameters
-    scores = obp_score(method.state["local"][client][:size], method.global_params[:size])
+    scores = _scores(method, one)
+    part, tau = scores[:, method.scored], _selection(method, scores, method.quantile).tau
     start, personal = method.start(one)
     trained = method.train(start, one, FINE_TUNE)
     before, after = (
@@ -127,10 +148,10 @@ def workflow_frame(simulation: Simulation, client: int) -> pd.DataFrame:
         ("send", "round", simulation.round + 1),
         ("send", "parameters", size),
         ("score", "client", client),
-        ("score", "median", scores.median().item()),
-        ("score", "largest", scores.max().item()),
+        ("score", "median", part.median().item()),
+        ("score", "largest", part.max().item()),
         ("threshold", "quantile", method.quantile),
-        ("threshold", "tau", threshold(scores, method.quantile, method.rule).item()),
+        ("threshold", "tau", tau.item()),
         ("decouple", "personal", kept),
         ("decouple", "global", size - kept),
         *(("decouple", f"personal in {r.layer}", r.personal) for r in by_layer.itertuples()),

@@ -9,6 +9,7 @@ from matplotlib.text import Text
 
 from fedobp_lib import figures
 from fedobp_lib.config import RunConfig
+from fedobp_lib.errors import UserError
 from fedobp_lib.results import inspection
 from fedobp_lib.simulation import simulate
 
@@ -103,6 +104,50 @@ def test_models_compared_are_those_of_the_simulation(simulation, client):
     assert curve.loc[Q, "accuracy"] == pytest.approx(pooled)
     assert curve.loc[1.0, "accuracy"] == pytest.approx(table.iloc[0]["all, pooled"], abs=0.01)
     assert curve.loc[1.0, "personal"] == 0 < curve.loc[Q, "personal"] < curve.loc[0, "personal"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"score": "saliency", "normalization": "global", "ema": 0.5},
+        {"score": "saliency", "normalization": "layer"},
+        {"merge": "soft"},
+        {"classifier_only": True},
+        {"score": "random"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_other_scores_are_the_ones_shown(settings):
+    """Whatever FedOBP chooses by: the next round's own models, thresholds and counts."""
+    config = RunConfig(
+        clients=4, participation=0.5, rounds=3, local_epochs=1, batch_size=8, min_samples=4,
+        lr=0.05, settings={"quantile": Q} | settings,
+    )  # fmt: skip
+    simulation = simulate(config, tiny_images(), backend="loop")
+    simulation.run(progress=False)
+    everyone = torch.arange(4)
+    expected, personal = simulation.method.start(everyone)
+    assert personal.any()
+    assert torch.equal(inspection.merged_models(simulation, Q, everyone), expected)
+    client = int(personal.sum(1).argmax())
+    value = inspection.workflow_frame(simulation, client).set_index(["step", "quantity"])["value"]
+    assert value["decouple", "personal"] == personal[client].sum()
+    assert value["threshold", "tau"] < value["score", "largest"]
+    curve = inspection.quantile_curve(simulation, client, [Q])
+    assert curve["personal"].item() == personal[client].sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"settings": {"select": "knee"}}, "not knee"), ({"method": "fedavg"}, "not FedAvg")],
+)
+def test_what_has_no_quantile_is_named(changes, message):
+    config = RunConfig(
+        clients=2, participation=1, rounds=1, local_epochs=1, min_samples=4, **changes
+    )
+    simulation = simulate(config, tiny_images(), backend="loop")
+    with pytest.raises(UserError, match=message):
+        inspection.workflow_frame(simulation, 0)
 
 
 def test_all_clients_are_tested_a_cohort_at_a_time(simulation, client, monkeypatch):
