@@ -195,14 +195,18 @@ def _add_runs_commands(runs: argparse._SubParsersAction) -> None:
         "verify", help="whether runs are as they were written", parents=[chosen, as_json, where]
     )
     verify.set_defaults(action=runs_commands.verify)
-    collect = runs.add_parser("gc", help="remove what nobody needs", parents=[where])
+    collect = runs.add_parser("gc", help="remove what nobody needs", parents=[as_json, where])
     collect.add_argument("--partial", action="store_true", help="also runs that are not finished")
     collect.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     collect.set_defaults(action=runs_commands.collect)
-    export = runs.add_parser("export", help="finished runs as one archive", parents=[chosen, where])
+    export = runs.add_parser(
+        "export", help="finished runs as one archive", parents=[chosen, as_json, where]
+    )
     export.add_argument("file", type=_path, metavar="FILE", help="for instance runs.tar.gz")
     export.set_defaults(action=runs_commands.export)
-    take_in = runs.add_parser("import", help="take in the runs of an archive", parents=[where])
+    take_in = runs.add_parser(
+        "import", help="take in the runs of an archive", parents=[as_json, where]
+    )
     take_in.add_argument("file", type=_path, metavar="FILE")
     take_in.set_defaults(action=runs_commands.import_)
 

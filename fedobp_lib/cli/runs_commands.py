@@ -72,6 +72,11 @@ def collect(options: argparse.Namespace) -> None:
     from ..runs.housekeeping import remove, rubbish
 
     found = rubbish(options.runs_dir, options.partial)
+    if options.json:
+        freed = 0 if options.dry_run else remove(found)
+        names = [paths.shown(thing) for thing in found]
+        print(json.dumps({"removed": not options.dry_run, "found": names, "bytes": freed}))
+        return
     for thing in found:
         print(paths.shown(thing))
     if options.dry_run:
@@ -83,7 +88,11 @@ def collect(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     from ..runs.archive import export_runs
 
-    print(f"{export_runs(_folders(options), Path(options.file))} runs written to {options.file}")
+    runs = export_runs(_folders(options), Path(options.file))
+    if options.json:
+        print(json.dumps({"runs": runs, "file": options.file}))
+    else:
+        print(f"{runs} runs written to {options.file}")
 
 
 def import_(options: argparse.Namespace) -> int:
@@ -92,6 +101,9 @@ def import_(options: argparse.Namespace) -> int:
 
     home = Path(options.runs_dir) if options.runs_dir else paths.runs_dir()
     done = import_runs(Path(options.file), home)
+    if options.json:
+        print(json.dumps({"new": done.new, "known": done.known, "refused": dict(done.refused)}))
+        return 1 if done.refused else 0
     for name, reason in done.refused:
         print(f"fedobp: {name} is refused: {reason}", file=sys.stderr)
     print(f"{len(done.new)} runs taken in, {len(done.known)} were here already")

@@ -11,6 +11,7 @@ from ..errors import UserError
 
 
 def sweep(options: argparse.Namespace) -> int:
+    from ..runs.sweeps import check_engine, in_shard
     from ..runs.sweeps import sweep as compute
 
     runs = _runs(options)
@@ -18,7 +19,9 @@ def sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         from ..runs.estimate import forecast, forecast_text
 
-        print(forecast_text(forecast(runs, options.device)))
+        check_engine(options.engine)
+        mine = in_shard([config.resolved(options.device) for config in runs], shard)
+        print(forecast_text(forecast(mine, options.device)))
         return 0
     done = compute(
         runs,
@@ -44,6 +47,8 @@ def _runs(options: argparse.Namespace) -> list:
     if options.file or options.table or options.figure:
         if values or options.set:
             raise UserError("a file, or a table or figure, says which runs; give no values beside")
+        if options.file and (options.table or options.figure):
+            raise UserError("a file says which runs, or tables and figures do; give one of them")
         if options.file:
             return read_grid(Path(options.file))
         return choose(options.preset, options.table, options.figure).runs

@@ -22,13 +22,14 @@ import torch
 from .. import paths
 from ..config import ResolvedConfig, RunConfig
 from ..data.datasets import is_here
+from ..errors import UserError
 from ..methods import METHODS, BankPlace
 from ..simulation import simulate
 from ..terminal import aligned, folded
 from ..training.backends import choose_device
 from .bank_choice import choose_bank
 from .provenance import provenance
-from .store import RunResult, is_finished, load_data, run_id
+from .store import RunResult, folders, is_finished, load_data, run_id
 from .workload import Workload, Workloads, round_work
 
 SIZES = ("dataset", "model", "clients", "participation", "local_epochs", "batch_size",
@@ -121,17 +122,23 @@ def finished_rates(device: torch.device, work_of: Workloads) -> Known:
     """
     here = provenance(device)
     known: Known = {}
-    for folder in sorted(paths.runs_dir().glob("*/")):
+    for folder in folders():
         if not is_finished(folder):
             continue
         result = RunResult(folder)
         made = result.summary["provenance"]
-        alike = all(made[key] == here[key] for key in ("device", "threads"))
+        alike = all(made.get(key) == here[key] for key in ("device", "threads"))
         alike = alike and made.get("backend") != "flower"  # whose rounds take other times
-        if alike and not result.diverged and is_here(result.config.dataset):
-            methods = known.setdefault(_sizes(result.config), {})
-            rate = Rate.of(result, work_of(result.config))
-            methods.setdefault(result.config.method, []).append(rate)
+        if not alike or result.diverged:
+            continue
+        try:
+            config = result.config
+            rate = Rate.of(result, work_of(config)) if is_here(config.dataset) else None
+        except UserError:
+            continue  # data that are not known here, or another version of the kit
+        if rate is not None:
+            methods = known.setdefault(_sizes(config), {})
+            methods.setdefault(config.method, []).append(rate)
     return known
 
 

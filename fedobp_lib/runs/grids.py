@@ -27,12 +27,16 @@ def combinations(
             of the methods have is set for those.
 
     Raises:
-        UserError: an unknown field or method, or a setting that none of the methods has.
+        UserError: an unknown field or method, an empty list, or a setting that none of the
+            methods has.
     """
     for name in values:
         if name not in FIELDS:
             raise unknown("field of a run", name, FIELDS)
     settings = settings or {}
+    for name, value in {**values, **settings}.items():
+        if isinstance(value, list | tuple) and not value:
+            raise UserError(f"{name} has no values")
     axes = {"method": list(METHODS)} | {name: _several(value) for name, value in values.items()}
     of_method = {m: [f.name for f in fields(find_method(m).Settings)] for m in axes["method"]}
     for name in settings:
@@ -72,6 +76,8 @@ def read_grid(path: Path) -> list[RunConfig]:
     settings = content.pop("settings", {})
     if not isinstance(settings, dict):
         raise UserError(f"{path}: settings must be a table")
+    if not content:
+        raise UserError(f"{path} says no runs; give at least a method")
     return combinations(content, settings)
 
 

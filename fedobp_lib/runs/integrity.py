@@ -14,6 +14,11 @@ from typing import Any
 FILES = ("config.json", "history.csv", "layers.csv", "clients.csv")
 MORE = ("traffic.csv",)  # what only some runs have
 SEAL = "checksum"
+# What the summary of every finished run has; the provenance names at least the device.
+SUMMARY = (
+    "final", "provenance", "parameters", "personalized_parameters", "seconds_total",
+    "seconds_per_round", "seconds_evaluation",
+)  # fmt: skip
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -33,13 +38,23 @@ def is_sealed(content: dict[str, Any]) -> bool:
     return content.get(SEAL) in (None, sealed(rest)[SEAL])
 
 
+def is_complete(summary: Any) -> bool:
+    """Whether a summary has all that is read of it."""
+    if not (isinstance(summary, dict) and all(name in summary for name in SUMMARY)):
+        return False
+    final, made = summary["final"], summary["provenance"]
+    if not (isinstance(final, dict) and isinstance(made, dict) and "device" in made):
+        return False
+    return all(isinstance(numbers, dict) and "pooled" in numbers for numbers in final.values())
+
+
 def fault(folder: Path) -> str | None:
     """What is wrong with the files of a finished run; None: nothing."""
     try:
         summary = json.loads((folder / "summary.json").read_bytes())
     except (OSError, ValueError):
         return "summary.json cannot be read"
-    if not isinstance(summary, dict) or "final" not in summary or "provenance" not in summary:
+    if not is_complete(summary):
         return "summary.json lacks what belongs there"
     known = summary.pop(SEAL, None)
     if known is None and "files" not in summary:

@@ -37,10 +37,9 @@ from ..methods import METHODS, added_settings, find_method, identity
 from ..simulation import HISTORY, LAYERS
 from ..typed import without_added
 from .files import damaged, read_csv, read_json
-from .integrity import fault
+from .integrity import fault, is_complete
 
-# What every summary has.
-SUMMARY = ("final", "personalized_parameters")
+OTHER_VERSION = "version "  # begins the state of a run of a version that computed other numbers
 SHOWN = ("method", "dataset", "alpha", "seed", "rounds")  # in a list of runs
 
 
@@ -75,7 +74,7 @@ class RunResult:
         """Final numbers, times and provenance."""
         path = self.directory / "summary.json"
         summary = read_json(path)
-        if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
+        if not is_complete(summary):
             raise damaged(path)
         return summary
 
@@ -182,19 +181,28 @@ def list_runs(directory: str | Path | None = None) -> pd.DataFrame:
 def _row(result: RunResult) -> dict[str, Any]:
     row: dict[str, Any] = {"run_id": result.run_id, "state": "damaged"}
     try:
+        found = state(result.directory)
+        if found.startswith(OTHER_VERSION):  # first, as another version may have other fields
+            row["state"] = found
         row |= {name: getattr(result.config, name) for name in SHOWN}
-        row["state"] = state(result.directory)
-        if row["state"] == "done":
+        if found == "done":
             final = result.summary["final"]
             row |= {stage: numbers["pooled"] for stage, numbers in final.items()}
+        row["state"] = found
         return row
     except UserError:
         return row
 
 
 def folders(directory: str | Path | None = None) -> list[Path]:
-    """The folders of all runs, finished or not."""
+    """The folders of all runs, finished or not.
+
+    Raises:
+        UserError: what should hold them is a file.
+    """
     home = Path(directory) if directory is not None else paths.runs_dir()
+    if home.is_file():
+        raise UserError(f"{home} is a file, not a folder of runs")
     found = sorted(home.glob("*/")) if home.is_dir() else []
     marks = ("config.json", "summary.json")
     return [f for f in found if ".bad" not in f.name and any((f / m).is_file() for m in marks)]
@@ -206,9 +214,12 @@ def state(folder: Path) -> str:
         return "partial"
     if fault(folder):
         return "damaged"
-    version = read_json(folder / "config.json").get("results_version", RESULTS_VERSION)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        return "damaged"
+    version = config.get("results_version", RESULTS_VERSION)
     if version != RESULTS_VERSION:
-        return f"version {version}"
+        return f"{OTHER_VERSION}{version}"
     return "diverged" if RunResult(folder).diverged else "done"
 
 

@@ -63,6 +63,25 @@ def finished(configs: Iterable[RunConfig]) -> list[RunResult]:
     return list(found.values())
 
 
+def in_shard(configs: Sequence[RunConfig], shard: tuple[int, int]) -> list[RunConfig]:
+    """Those of the runs that a shard (I, N) computes; of several shards their data must be here.
+
+    Raises:
+        UserError: there is no such shard.
+    """
+    if shard == (1, 1):
+        return list(configs)
+    names = run_ids(configs)
+    mine = _part_of(names, shard)
+    return [config for name, config in zip(names, configs, strict=True) if name in mine]
+
+
+def check_engine(name: str) -> None:
+    """Raise UserError for an unknown engine."""
+    if name not in ENGINES:
+        raise unknown("engine", name, ENGINES)
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What became of a sweep's runs.
@@ -125,8 +144,7 @@ def sweep(
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}")
     check_bank(bank)
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    check_engine(engine)
     if engine != "ray" and (cpus_per_pack, gpus_per_pack) != (None, None):
         raise UserError("cpus_per_pack and gpus_per_pack are for the engine ray")
     resolved = [config.resolved(device) for config in configs]

@@ -60,7 +60,9 @@ def fake_run(
         for layer, personal in row.items()
     ]
     personal = float(sum(shares[-1].values())) if shares else 0.0
-    last = {"provenance": {}, "personalized_parameters": personal}
+    last = {"provenance": {"device": "none"}, "personalized_parameters": personal}
+    last |= {"parameters": sum(SIZES.values()), "seconds_total": 1.0}
+    last |= {"seconds_per_round": 0.5, "seconds_evaluation": 0.5}
     last["final"] = {"before": {"pooled": values[-1]}}
     if tuned is not None:
         last["final"]["after"] = {"pooled": tuned}

@@ -1,5 +1,7 @@
 """How long runs will take."""
 
+import json
+
 import pytest
 import torch
 from helpers.fake_runs import fake_run
@@ -85,6 +87,17 @@ def test_diverged_runs_say_nothing():
     fake_run(runs_dir(), summary=made | stopped, method="fedobp", rounds=9)
     known = estimate.finished_rates(torch.device("cpu"), WORK)
     assert [len(methods["fedobp"]) for methods in known.values()] == [1]
+
+
+def test_runs_that_are_not_understood_are_passed_over():
+    """Of a data set that is not here any more, and of a version with other fields."""
+    finished("fedobp", Rate(1e-3, 1e-4))
+    for change in ({"dataset": "own"}, {"later_field": 1}):
+        finished("fedavg", Rate(1e-3, 1e-4))
+        path = max(runs_dir().glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns)
+        path.write_text(json.dumps({"config": json.loads(path.read_text())["config"] | change}))
+    known = estimate.finished_rates(torch.device("cpu"), WORK)
+    assert [list(methods) for methods in known.values()] == [["fedobp"]]
 
 
 def test_a_measurement_tells_the_work_of_epochs_from_that_of_rounds(monkeypatch):

@@ -60,6 +60,10 @@ def test_a_file_says_the_same_as_values(tmp_path):
         ('method = "fedavg"\n[settings]\nquantile = 0.9', "unknown setting"),
         ("seed = [0,", "is not TOML"),
         ("settings = 3", "must be a table"),
+        ("", "says no runs"),
+        ("[settings]\nquantile = 0.9", "says no runs"),
+        ("seed = []", "seed has no values"),
+        ('method = "fedobp"\n[settings]\nquantile = []', "quantile has no values"),
     ],
 )
 def test_bad_files_are_told_in_one_line(tmp_path, text, told, capsys):
@@ -81,6 +85,9 @@ def test_bad_files_are_told_in_one_line(tmp_path, text, told, capsys):
         ["--method", "fedobp", "--set", "quantile"],
         ["--method", "fedobp", "--alpha", "inf"],
         ["--workers", "two"],
+        ["--file", "none.toml", "--table", "1"],
+        ["--method", "fedobp", "--dry-run", "--engine", "slurm"],
+        ["--method", "fedobp", "--dry-run", "--shard", "3/2"],
     ],
 )
 def test_bad_commands_are_told_in_one_line(arguments, capsys):
@@ -96,3 +103,19 @@ def test_the_dry_run_computes_nothing(capsys):
     arguments = ["sweep", "--method", "majority-class", "--seed", "0", "1", "--rounds", "2"]
     assert main([*arguments, "--dry-run"]) == 0
     assert "2 runs: 0 finished, 2 missing" in capsys.readouterr().out
+
+
+def test_a_file_beside_tables_is_refused(tmp_path, capsys):
+    path = tmp_path / "grid.toml"
+    path.write_text('method = "fedavg"\nrounds = 1\n')
+    assert main(["sweep", "--file", str(path), "--table", "1"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_the_dry_run_of_a_shard_counts_its_runs(capsys):
+    arguments = ["sweep", "--method", "majority-class", "--seed", *"01234", "--rounds", "2"]
+    counted = []
+    for number in ("1/2", "2/2"):
+        assert main([*arguments, "--dry-run", "--shard", number]) == 0
+        counted.append(int(capsys.readouterr().out.split(" runs:")[0]))
+    assert sorted(counted) == [2, 3]

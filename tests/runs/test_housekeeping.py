@@ -75,7 +75,11 @@ def test_gc_removes_what_nobody_needs_and_nothing_else(two, capsys):
     (partial / "config.json").write_text("{}")
     _, out = printed(capsys, "gc", "--dry-run")
     assert "3 would be removed" in out and (home / "abc.bad").exists()
-    assert "3 removed" in printed(capsys, "gc")[1]
+    told = json.loads(printed(capsys, "gc", "--dry-run", "--json")[1])
+    assert len(told["found"]) == 3 and not told["removed"] and (home / "abc.bad").exists()
+    told = json.loads(printed(capsys, "gc", "--json")[1])
+    assert len(told["found"]) == 3 and told["removed"] and told["bytes"] == 1002
+    assert printed(capsys, "gc")[1].startswith("0 removed")
     assert sorted(f for f in home.rglob("*") if partial not in (f, f.parent)) == keep
     with leased(partial):
         printed(capsys, "gc", "--partial")
@@ -89,4 +93,9 @@ def test_export_and_import(two, capsys, tmp_path):
     assert "1 runs written" in printed(capsys, "export", file, "--method", "fedobp")[1]
     code, out = printed(capsys, "import", file, "--runs-dir", str(tmp_path / "there"))
     assert code == 0 and "1 runs taken in" in out
+    told = json.loads(printed(capsys, "export", file, "--json")[1])
+    assert told == {"runs": 2, "file": file}
+    code, out = printed(capsys, "import", file, "--runs-dir", str(tmp_path / "there"), "--json")
+    one, other = (result.run_id for result in two)
+    assert code == 0 and json.loads(out) == {"new": [other], "known": [one], "refused": {}}
     assert main(["runs", "import", str(tmp_path / "none")]) == 2

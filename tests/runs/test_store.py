@@ -17,6 +17,7 @@ from fedobp_lib.data.datasets import load
 from fedobp_lib.federation import make_partition
 from fedobp_lib.paths import data_dir
 from fedobp_lib.results.tables import accuracies
+from fedobp_lib.runs.integrity import checksums, sealed
 from fedobp_lib.runs.store import RunResult, find_run, list_runs, load_data, run_id
 
 TINY = {"clients": 18, "participation": 0.17, "rounds": 4, "local_epochs": 1, "eval_every": 2}
@@ -92,6 +93,7 @@ HEADER = "round,stage,scope,average,accuracy,loss\n"
         ("summary.json", EMPTY),
         ("summary.json", "{}"),
         ("summary.json", "[]"),
+        ("summary.json", '{"final": {}, "provenance": {}, "personalized_parameters": 0}'),
         ("summary.json", 0.5),
     ],
 )
@@ -115,6 +117,10 @@ def test_a_damaged_run_is_named_in_one_line(name, content, capsys):
     states = list_runs().set_index("run_id")["state"]
     assert states.to_dict() == {result.run_id: "damaged", whole.run_id: "done"}
     assert main(["runs", "list"]) == 0
+    for command in (["runs", "verify"], ["runs", "show", result.run_id]):
+        assert main(command) > 0
+    asked = ["--method", "fedavg", "--clients", "5", "--rounds", "1"]
+    assert main(["sweep", *asked, "--dry-run"]) == 0
 
 
 @given(st.floats(0, 1))
@@ -160,3 +166,22 @@ def test_a_data_file_replaced_while_the_process_lives_is_read_again(tmp_path, mo
     third = own_images(tmp_path / "elsewhere", 2)
     monkeypatch.setenv("FEDOBP_DATA", str(tmp_path / "elsewhere"))
     np.testing.assert_array_equal(now()[0], third)
+
+
+def test_a_run_of_a_later_version_is_named_also_with_fields_of_its_own():
+    result = run(tiny(seed=3))
+    path = result.directory / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["later_field"] = 1
+    path.write_text(json.dumps(content | {"results_version": 99}))
+    summary = json.loads((result.directory / "summary.json").read_text())
+    summary["files"] = checksums(result.directory)
+    del summary["checksum"]
+    (result.directory / "summary.json").write_text(json.dumps(sealed(summary)))
+    assert list_runs()["state"].to_list() == ["version 99"]
+
+
+def test_a_file_in_place_of_the_folder_of_runs_is_told(tmp_path, capsys):
+    (tmp_path / "runs").write_text("x")
+    assert main(["runs", "list", "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert "is a file" in capsys.readouterr().err
