@@ -59,6 +59,7 @@ def plot_beside_logs(table: pd.DataFrame, round_: int = 100) -> Figure:
                     )  # fmt: skip
             axis.axvline(0, color="#888888", lw=0.8, zorder=2)
             axis.set_yticks(range(len(methods)), [title_of(m) for m in methods])
+            axis.set_ylim(-0.6, len(methods) - 0.4)  # also where one stage alone was tested
             axis.set_xlim(-edge * 1.08, edge * 1.08)
             axis.grid(axis="y", visible=False)
             axis.set_xlabel("ours less logged, points")

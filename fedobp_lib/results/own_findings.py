@@ -81,7 +81,8 @@ def readme_part(results: Sequence[RunResult]) -> str:
             "",
             "*Ours (logged), percent: all clients, pooled, after 100 rounds, before local training "
             "but for the row `+ fine-tuning`. `-`: not run, or not tested then; `(-)`: not logged "
-            f"then. `{COPY}`: a re-compressed copy of CIFAR-10, so not the data of the logged runs.*",
+            f"then. `{COPY}`: a re-compressed copy of CIFAR-10, so not the data of the logged "
+            "runs.*",
             "",
             "![Ours less logged](figures/quick/own_beside_logs.png)",
             "![Accuracy over rounds](figures/quick/own_curves.png)",
