@@ -9,6 +9,7 @@ the data, and what made it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
@@ -82,10 +83,12 @@ def made_by(results: Iterable[RunResult]) -> str:
         return "No runs."
     seeds = sorted({result.config.seed for result in results})
     configs, made = [r.config for r in results], [r.summary["provenance"] for r in results]
+    sizes = Counter((config.rounds, config.dataset) for config in configs)
+    (first, count), *others = sizes.items()
     parts = [
-        f"{len(results)} runs of {_names(config.rounds for config in configs)} rounds on "
-        f"{_names(config.dataset for config in configs)}, "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {_names(seeds)}",
+        f"{count} run{'s' * (count > 1)} of {first[0]} rounds on {first[1]}, "
+        + "".join(f"{count} of {rounds} on {dataset}, " for (rounds, dataset), count in others)
+        + f"{'seed' if len(seeds) == 1 else 'seeds'} {_names(seeds)}",
         f"{_names(config.precision for config in configs)} on {_names(m['device'] for m in made)}",
         f"torch {_names(m['torch'] for m in made)}",
         f"code {_names(m['commit'][:7] for m in made)}",

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from helpers import ROOT
+from helpers.fake_runs import fake_run
 
 from fedobp_lib import UserError, grid, run_all
 from fedobp_lib.data.datasets import load
@@ -50,6 +51,22 @@ def test_what_made_them_is_told_in_a_sentence(results, tmp_path):
     assert told.startswith("2 runs of 2 rounds on digits, seed 0; fp32 on ")
     assert made["device"] in told and f"torch {made['torch']}; code {made['commit'][:7]}" in told
     assert made_by([]) == "No runs."
+
+
+def test_runs_of_other_sizes_are_counted_by_themselves(tmp_path):
+    """Two data sets and two lengths: nobody can take one's rounds for the other's."""
+    made = {"device": "a CPU", "torch": "2", "commit": "0123456789"}
+    sizes = [("cifar100", 400), ("mnist", 100), ("mnist", 100), ("mnist", 50)]
+    told = made_by(
+        fake_run(
+            tmp_path, 50.0, dataset=dataset, rounds=rounds, seed=seed,
+            summary={"provenance": made},
+        )
+        for seed, (dataset, rounds) in enumerate(sizes)
+    )  # fmt: skip
+    assert told.startswith(
+        "1 run of 400 rounds on cifar100, 2 of 100 on mnist, 1 of 50 on mnist, seeds 0, 1, 2, 3; "
+    )
 
 
 def test_what_is_kept_already_stays_byte_for_byte_and_is_not_computed_again(results, tmp_path):

@@ -50,6 +50,15 @@ def test_leads_are_the_differences_of_the_two(runs):
     assert re.findall(r"mnist 0\.1 ([+-]\d+\.\d\d)", text) == ["+7.50", "-0.25", "-0.50"]
 
 
+def test_a_lead_is_told_also_where_only_one_stage_was_tested(runs, tmp_path):
+    """On CIFAR-100 both are tested before local training alone at round 100."""
+    place = next(k for k, run in enumerate(parts()["cifar100"]) if run.method == "fedavg")
+    fedavg = one(tmp_path, "cifar100", place, [23.0, 24.0, 25.5, 26.0], 46.0)
+    (text,) = [text for text in sentences([*runs, fedavg]) if text.startswith("FedOBP less")]
+    before, after = text.split("; both after it:")
+    assert "cifar100 0.1 +17.00" in before and "cifar100" not in after  # 40.00 less 23.00
+
+
 def test_how_far_from_the_logs_by_hand(runs):
     """FedAvg's and FedOBP's four evaluations on MNIST at round 100, as logged."""
     logged = logged_accuracy().query(
@@ -69,7 +78,12 @@ def test_how_far_from_the_logs_by_hand(runs):
 
 def test_the_printed_value_is_reached_within_a_point(runs):
     (text,) = [text for text in sentences(runs) if "Table 1 prints 50.37" in text]
-    assert "1 of them within a point" in text and "49.87 with quantile=0.9998" in text
+    assert (
+        "1 of them within a point" in text
+        and "49.87 (44.00 after local training) with quantile=0.9998" in text
+    )
+    assert "46.00 (44.00 after local training) with" in text
+    assert text.endswith("Beside it: nothing yet.")
     (text,) = [text for text in sentences(runs[:-1]) if "Table 1 prints" in text]
     assert "none of them within a point" in text
 
