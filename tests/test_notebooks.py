@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -30,12 +31,14 @@ def nbval(folder, *arguments, answer=580):
     """
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-o", f"faulthandler_timeout={answer * 0.9}", *map(str, arguments)]
+    one_thread = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     said = folder / "said.txt"  # no pipe: a kernel left behind would hold it open
     for last in (False, True):
         with said.open("w") as out, contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(
-                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, timeout=answer
-            )
+                command, cwd=ROOT, env=one_thread, stdout=out, stderr=subprocess.STDOUT,
+                timeout=answer,
+            )  # fmt: skip
             return done.returncode, said.read_text()
         if not last:
             warnings.warn(f"no answer in {answer} s:\n{said.read_text()[-2500:]}", stacklevel=2)
