@@ -29,6 +29,14 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.delenv("FEDOBP_EXECUTED", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    """A test that changes how many threads there are does not change it for those after it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def disks():
     """Small and read-only file systems; the test is left out where none can be mounted."""
