@@ -5,7 +5,8 @@
 A run of the preset `quick` (digits) three ways: its rounds alone, in memory; by `run`; and by
 `sweep`. Then several runs by a sweep in this process, on all its threads, and in two worker
 processes, which share them. What is compared takes turns, and the order is reversed each time.
-Prints CSV: median times, and the median, least and largest of the turns' ratios.
+Single turns of the same rounds differ by several percent, more than a run on disk costs, so there
+are many. Prints CSV: median times, and the median, least and largest of the turns' ratios.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def rows_of(times: dict[str, list[float]], runs: int) -> list[dict[str, object]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=6, help="of the single run")
+    parser.add_argument("--turns", type=int, default=20, help="of the single run")
     parser.add_argument("--sweep-turns", type=int, default=2)
     parser.add_argument("--runs", type=int, default=8, help="of a sweep")
     options = parser.parse_args()
