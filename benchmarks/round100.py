@@ -16,7 +16,7 @@ import argparse
 
 from fedobp_lib import paths, sweep
 from fedobp_lib.results.kept_runs import keep, not_kept
-from fedobp_lib.results.own_findings import with_readme_part
+from fedobp_lib.results.own_readme import with_readme_part
 from fedobp_lib.results.own_runs import own_runs
 from fedobp_lib.runs.round100 import PRESET, parts
 from fedobp_lib.runs.sweeps import finished

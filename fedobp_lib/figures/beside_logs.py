@@ -31,8 +31,9 @@ def plot_beside_logs(table: pd.DataFrame, round_: int = 100) -> Figure:
     rows = table.groupby(["dataset", "alpha"])["method"].nunique().max() if len(table) else 1
     with styled():
         figure, panels = panel_grid(table, 3, 3.4, 0.3 * rows + 0.9, "nothing to compare yet")
-        edge = min(WIDEST, table["difference"].abs().max() * 1.15) if len(table) else 1.0
         for axis, panel in panels:
+            furthest = max(panel["difference"].abs().max(), panel["margin"].max())
+            edge = min(WIDEST, furthest * 1.15)
             methods = list(dict.fromkeys(panel.sort_values("method", ascending=False)["method"]))
             for row in panel.itertuples():
                 mark = STAGES[row.stage]
@@ -62,7 +63,7 @@ def plot_beside_logs(table: pd.DataFrame, round_: int = 100) -> Figure:
             axis.set_ylim(-0.6, len(methods) - 0.4)  # also where one stage alone was tested
             axis.set_xlim(-edge * 1.08, edge * 1.08)
             axis.grid(axis="y", visible=False)
-            axis.set_xlabel("ours less logged, points")
+            axis.set_xlabel(f"ours less logged, round {round_}, points")
         _explain(figure)
         plt.close(figure)
     return figure

@@ -179,7 +179,7 @@ def _curves(
         ends.append((line["mean"].iloc[-1], title_of(method), style))
     last = panel["round"].max()
     axis.set_xlim(panel["round"].min(), last)
-    low, high = panel["low"].min(), panel["high"].max()
+    low, high = axis.dataLim.intervaly  # of the logged lines too
     axis.set_ylim(max(0, low - 3), min(101, high + 3))
     label_ends(axis, last, ends)
 

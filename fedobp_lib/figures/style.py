@@ -37,6 +37,7 @@ NORMALIZATION_STYLE: dict[str, dict[str, Any]] = {
     "layer_of_the_text": {"color": "#56B4E9", "lw": 1.1, "ls": "-.", "zorder": 3},
     "classifier_same_quantile": {"color": "#CC79A7", "lw": 1.1, "ls": ":", "zorder": 3},
 }
+FEW_PANELS = 4  # more of them are shown smaller
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 200,
@@ -122,7 +123,8 @@ def panel_grid(
         columns: panels side by side.
         width, height: of a panel, in inches.
         empty: what to write where there is nothing to draw.
-        dpi: on the screen only; less keeps notebooks small.
+        dpi: on the screen only; less keeps notebooks small, so of many panels it is less unless
+            given.
 
     Returns:
         The figure, and each panel's axes with its rows of the frame.
@@ -130,6 +132,8 @@ def panel_grid(
     groups = list(frame.groupby(["dataset", "alpha"], sort=False))
     columns = max(1, min(columns, len(groups)))
     rows = max(1, -(-len(groups) // columns))
+    if dpi is None and len(groups) > FEW_PANELS:
+        dpi = 72
     figure, axes = plt.subplots(
         rows, columns, figsize=(width * columns, height * rows), squeeze=False,
         layout="constrained", dpi=dpi,

@@ -1,4 +1,4 @@
-"""What the kit's own runs on real images say, in sentences: for FINDINGS.md and README.md.
+"""What the kit's own runs on real images say, in sentences: for FINDINGS.md and `own_readme`.
 
 Every number is computed from the runs that the repository keeps (`own_runs`); a test holds both
 files to that.
@@ -7,32 +7,35 @@ files to that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from ..errors import UserError
+from ..paper.deviations import KNOWN_DIFFERENCES
 from ..runs.store import RunResult
+from .compare_logged import ONE_SEED
 from .found import Finding
 from .kept_runs import KeptRun, made_by
 from .own_runs import (
     EXACT,
-    MISSING,
+    NO_REASON,
     agreement,
+    as_logged,
+    at_last,
     at_round,
     beside_logs,
     cifar100_question,
     coverage,
-    main_table,
     own_runs,
+    starred,
 )
 from .precisions import beside_fp32
 from .rules import runs_on_mnist
 from .titles import title_of
 
-BEGIN = "<!-- own runs: written by benchmarks/round100.py -->"
-END = "<!-- own runs end -->"
-COPY = "*"  # marks a data set that is no exact copy
-POINT = 1.0  # percentage points: a printed value this near is taken for reached
+POINT = 1.0  # percentage points: a printed value this near is taken for reached; what is further
+# from a log is named
 TOLD = 6  # methods that a data set must have, so that its best one is told
 
 
@@ -57,66 +60,22 @@ def beside_the_logs() -> Finding:
     results = kept()
     said = "The kept runs are not here."
     if results:
-        parts = [*sentences(results), _differing(results), _missing(results)]
-        said = " ".join(part for part in parts if part)
-    return Finding("Real images, each run beside its log", said, "notebook 14")
+        parts = [*sentences(results), *reasons(results), *missing(results)]
+        said = " ".join([what_ran(results), *parts])
+    return Finding("Real images, beside the logs", said, "notebook 14")
 
 
 OWN_FINDINGS = (beside_the_logs,)
 
 
-def readme_part(results: Sequence[RunResult]) -> str:
-    """The README's part about these runs, Markdown: sentences, the main table, two figures."""
-    said = sentences(results)
-    lines = [f"- {text}" for text in [*said, _missing(results)] if text]
-    return "\n".join(
-        [
-            BEGIN,
-            "On real images, 100 rounds, with the settings that the authors logged: "
-            + made_by(results),
-            "",
-            *lines,
-            "",
-            *_markdown(_marked(main_table(results))),
-            "",
-            "*Ours (logged), percent: all clients, pooled, after 100 rounds, before local training "
-            "but for the row `+ fine-tuning`. `-`: not run, or not tested then; `(-)`: not logged "
-            f"then. `{COPY}`: a re-compressed copy of CIFAR-10, so not the data of the logged "
-            "runs.*",
-            "",
-            "![Ours less logged](figures/quick/own_beside_logs.png)",
-            "![Accuracy over rounds](figures/quick/own_curves.png)",
-            END,
-        ]
+def what_ran(results: Sequence[RunResult]) -> str:
+    """Which runs there are, of what code, and how many of them have a log."""
+    counterparts = beside_logs(results)[["dataset", "alpha", "method"]].drop_duplicates()
+    return (
+        "On real images, with the settings of the authors' logged runs as far as the kit has them; "
+        f"those went to round 400. {made_by(results)} Of {len(as_logged(results))} runs with such "
+        f"settings, logs of {len(counterparts)} are in the kit."
     )
-
-
-def with_readme_part(text: str, results: Sequence[RunResult]) -> str:
-    """A README with its part written anew.
-
-    Raises:
-        UserError: the marks are not there.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(f"README.md lacks the lines {BEGIN} and {END}")
-    return before + readme_part(results) + after
-
-
-def _marked(table: pd.DataFrame) -> pd.DataFrame:
-    """Titles of data sets; a star at what is no exact copy."""
-
-    def title(column: str) -> str:
-        dataset, alpha = column.split()
-        return f"{dataset}{'' if dataset in EXACT else COPY}, α = {alpha}"
-
-    return table.rename(columns={c: title(c) for c in table.columns if c != "method"})
-
-
-def _markdown(table: pd.DataFrame) -> list[str]:
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy()]
-    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _agreement(results: Sequence[RunResult]) -> str:
@@ -125,33 +84,48 @@ def _agreement(results: Sequence[RunResult]) -> str:
     if not pairs:
         return ""
     exact = table[table["dataset"].isin(EXACT)]
-    away, allowed = exact["difference"].abs(), exact["margin"]
-    least, most = f"{allowed.min():.1f}", f"{allowed.max():.1f}"
+    least, most = f"{exact['margin'].min():.1f}", f"{exact['margin'].max():.1f}"
     span = most if least == most else f"{least} to {most}"
+    away = exact.assign(away=exact["difference"].abs()).groupby("dataset", sort=False)["away"]
+    medians = ", ".join(f"{dataset} {value:.2f}" for dataset, value in away.median().items())
+    far = _far(exact)["method"].map(title_of).unique()
     return (
         f"Of {pairs} evaluations on exact data that have a logged counterpart, {agree} agree with "
-        f"it, by a rule that allows for {span} points, much of which stands for seeds that were "
-        f"not run; half of them are within {away.median():.2f} points of it, the furthest "
-        f"{away.max():.2f} away."
+        f"it. The rule is wide: it allows {span} points, nearly all of them for an assumed spread "
+        f"of {ONE_SEED:g} point over seeds, as most were run with one. The median distance: "
+        f"{medians}; over a point away: {', '.join(far) or 'none'}."
     )
 
 
-def _differing(results: Sequence[RunResult]) -> str:
-    table = beside_logs(results).query("verdict == 'differs' and dataset in @EXACT")
+def _far(table: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations that are over a point from their log, or differ by the rule."""
+    return table[(table["difference"].abs() > POINT) | (table["verdict"] == "differs")]
+
+
+def reasons(results: Sequence[RunResult]) -> list[str]:
+    """What is known of the evaluations that are far from their log: one sentence, or none."""
+    table = beside_logs(results)
     told = []
-    for (method, reason), rows in table.groupby(["method", "reason"], sort=False):
-        places = ", ".join(
-            f"{r.dataset} {r.alpha:g} {r.stage} {r.round} {r.difference:+.2f}"
-            for r in rows.itertuples()
+    far = _far(table[table["dataset"].isin(EXACT)])
+    keys = ["method", "dataset", "alpha", "stage", "verdict"]
+    for (method, dataset, alpha, stage, verdict), rows in far.groupby(keys, sort=False):
+        least, most = rows["difference"].min(), rows["difference"].max()
+        by = f"{least:+.2f}"
+        by += f" to {most:+.2f}, {len(rows)} times" if len(rows) > 1 else ""
+        reason = KNOWN_DIFFERENCES.get(method, NO_REASON)
+        told.append(
+            f"{title_of(method)} {stage}, {_cell(dataset, alpha)} ({by}"
+            f"{'; differs' if verdict == 'differs' else ''}; reason: {reason})"
         )
-        told.append(f"{title_of(str(method))} ({places}; {reason})")
-    return f"Those that differ: {'; '.join(told)}." if told else ""
+    return [f"Over a point from their log: {'; '.join(told)}."] if told else []
 
 
 def _stages(results: Sequence[RunResult]) -> str:
-    table = at_round(results)
+    """FedOBP beside FedAvg in the last round; as the two stages lead to opposite sentences."""
+    table = at_last(results)
     table = table[table["method"].isin(["fedobp", "fedavg"])]
-    wide = table.pivot(index=["dataset", "alpha"], columns=["method", "stage"], values="accuracy")
+    cells = ["dataset", "alpha", "round"]
+    wide = table.pivot(index=cells, columns=["method", "stage"], values="accuracy")
     told = []
     for words, ours, theirs in (
         ("both before local training", "before", "before"),
@@ -159,11 +133,14 @@ def _stages(results: Sequence[RunResult]) -> str:
         ("FedOBP before less FedAvg after", "before", "after"),
     ):
         if {("fedobp", ours), ("fedavg", theirs)} <= set(wide.columns):
-            # Not every run is tested after local training, nor at this round.
+            # Not every run is tested after local training.
             difference = (wide["fedobp", ours] - wide["fedavg", theirs]).dropna()
-            leads = ", ".join(f"{_cell(*cell)} {value:+.2f}" for cell, value in difference.items())
+            leads = ", ".join(
+                f"{_cell(dataset, alpha)} {value:+.2f}"
+                for (dataset, alpha, _), value in difference.items()
+            )
             told += [f"{words}: {leads}"] if leads else []
-    return f"FedOBP less FedAvg, {'; '.join(told)}." if told else ""
+    return f"FedOBP less FedAvg in the last round, {'; '.join(told)}." if told else ""
 
 
 def _best(results: Sequence[RunResult]) -> str:
@@ -172,36 +149,50 @@ def _best(results: Sequence[RunResult]) -> str:
     for (dataset, alpha), rows in table.groupby(["dataset", "alpha"], sort=False):
         if rows["method"].nunique() < TOLD:
             continue
-        best = {stage: part.loc[part["accuracy"].idxmax()] for stage, part in rows.groupby("stage")}
+        parts = [
+            f"{stage} {_ahead(rows[rows['stage'] == stage])}"
+            for stage in ("before", "after")
+            if (rows["stage"] == stage).sum() > 1
+        ]
         told.append(
-            f"{_cell(str(dataset), float(alpha))} {title_of(best['before']['method'])} "
-            f"({best['before']['accuracy']:.2f}) and {title_of(best['after']['method'])} "
-            f"({best['after']['accuracy']:.2f}), of {rows['method'].nunique()} methods"
+            f"{_cell(dataset, alpha)}, {rows['method'].nunique()} methods: {', '.join(parts)}"
         )
-    return f"Best before and after local training: {'; '.join(told)}." if told else ""
+    return f"Best after 100 rounds, and by how much: {'; '.join(told)}." if told else ""
+
+
+def _ahead(rows: pd.DataFrame) -> str:
+    """The best method, its accuracy, and its lead on the next one."""
+    rows = rows.sort_values("accuracy", ascending=False, kind="stable")
+    best, second = rows.iloc[:2].itertuples()
+    lead = best.accuracy - second.accuracy
+    return f"{title_of(best.method)} {best.accuracy:.2f} (+{lead:.2f} on {title_of(second.method)})"
 
 
 def _cifar100(results: Sequence[RunResult]) -> str:
     table = cifar100_question(results).query("round == 400")
-    table["value"] = table["before"].map("{:.2f}".format) + table["after"].map(
-        lambda after: "" if pd.isna(after) else f" ({after:.2f} after local training)"
-    )
     ours = table[table["method"] == "fedobp"]
     if ours.empty:
         return ""
     printed = ours["printed"].iloc[0]
-    told = [
-        f"{row.value} with {row.settings or 'the defaults'}"
-        + ("" if pd.isna(row.logged) else f", logged {row.logged:.2f}")
-        for row in ours.itertuples()
-    ]
     near = int((abs(ours["before"] - printed) <= POINT).sum())
-    others = table[table["method"] != "fedobp"]
+    told = [f"{_both(row.before, row.after)} {row.what}{_log(row)}" for row in ours.itertuples()]
+    others = [
+        f"{row.title} {_both(row.before, row.after)}{_log(row)}"
+        for row in table[table["method"] != "fedobp"].itertuples()
+    ]
     return (
-        f"FedOBP on CIFAR-100 after 400 rounds: {'; '.join(told)}. Table 1 prints {printed:.2f}: "
-        f"{near or 'none'} of them within a point of it. Beside it: "
-        f"{'; '.join(others['title'] + ' ' + others['value']) or 'nothing yet'}."
+        "FedOBP on CIFAR-100, α = 0.1, after 400 rounds, before (after) local training: "
+        f"{'; '.join(told)}. Table 1 prints {printed:.2f}: {near or 'none'} of them within a point "
+        f"of it.{' Beside it: ' + '; '.join(others) + '.' if others else ''}"
     )
+
+
+def _both(before: float, after: float) -> str:
+    return f"{before:.2f}" if pd.isna(after) else f"{before:.2f} ({after:.2f})"
+
+
+def _log(row: Any) -> str:
+    return "" if pd.isna(row.logged) else f", logged {_both(row.logged, row.logged_after)}"
 
 
 def _precision(results: Sequence[RunResult]) -> str:
@@ -214,21 +205,22 @@ def _precision(results: Sequence[RunResult]) -> str:
     if table.empty:
         return ""
     names = ", ".join(title_of(str(name)) for name in table["method"].unique())
+    stages = " and ".join(table["stage"].unique())
+    rounds = ", ".join(map(str, sorted(table["round"].unique())))
     return (
-        f"{' and '.join(table['precision'].unique())} beside fp32, all else the same: "
-        f"{len(table)} evaluations ({names} on {', '.join(table['dataset'].unique())}), at most "
-        f"{table['difference'].abs().max():.2f} points apart."
+        f"{' and '.join(table['precision'].unique())} beside fp32, the same settings: "
+        f"{len(table)} evaluations ({names} on {', '.join(table['dataset'].unique())}, {stages} "
+        f"local training, round {rounds}), at most {table['difference'].abs().max():.2f} points "
+        "apart."
     )
 
 
-def _missing(results: Sequence[RunResult]) -> str:
-    table = coverage(results)
-    missing = table[table["runs"] < table["planned"]]
-    if missing.empty:
-        return ""
-    told = (f"{row.part} {row.runs} of {row.planned}" for row in missing.itertuples())
-    return f"{MISSING}: {', '.join(told)}."
+def missing(results: Sequence[RunResult]) -> list[str]:
+    """Which planned runs are not there: one sentence, or none."""
+    table = coverage(results).query("runs < planned")
+    told = ", ".join(f"{r.planned - r.runs} of {r.planned} {r.what}" for r in table.itertuples())
+    return [f"Runs still to be computed: {told}."] if told else []
 
 
 def _cell(dataset: str, alpha: float) -> str:
-    return f"{dataset}{'' if dataset in EXACT else COPY} {alpha:g}"
+    return f"{starred(dataset)} (α {alpha:g})"

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from .. import paths
+from ..config import RunConfig
 from ..methods import METHODS
 from ..paper.deviations import KNOWN_DIFFERENCES
 from ..paper.logged import logged_normalizations
 from ..paper.published import published_accuracy
 from ..runs.presets import grid, listed
-from ..runs.round100 import PRESET, parts
+from ..runs.round100 import CIFAR100, CIFAR100_WORDS, PRESET, WORDS, parts
 from ..runs.store import RunResult
 from .compare_logged import compare_logged
 from .kept_runs import KeptRun, kept_results, own_settings
@@ -25,11 +26,12 @@ from .titles import title_of
 
 CELL = ["dataset", "alpha"]
 EXACT = ("mnist", "fmnist", "cifar100")  # the other one was compressed again
+COPY = "*"  # marks a data set that is no exact copy
 NO_REASON = "none known"
 QUESTION = [
-    "method", "title", "settings", "round", "before", "after", "logged", "logged_as", "printed",
+    "method", "title", "what", "settings", "round", "before", "after", "logged", "logged_after",
+    "logged_as", "printed",
 ]  # fmt: skip
-MISSING = "Still to be computed"
 
 
 def own_runs() -> list[KeptRun]:
@@ -62,13 +64,29 @@ def chosen(
     ]
 
 
+def on_exact(results: Sequence[RunResult]) -> list[RunResult]:
+    """Those of the runs whose data are exactly the logged runs'."""
+    return [result for result in results if result.config.dataset in EXACT]
+
+
+def marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a star at each data set that is no exact copy."""
+    return frame.assign(dataset=[starred(dataset) for dataset in frame["dataset"]])
+
+
+def starred(dataset: str) -> str:
+    """The name of a data set, with a star if it is no exact copy."""
+    return dataset if dataset in EXACT else dataset + COPY
+
+
 def coverage(results: Sequence[RunResult]) -> pd.DataFrame:
-    """How much of each part of `round100.parts` is there: part, runs, planned."""
+    """How much of each part of `round100.parts` is there: part, what, runs, planned."""
     have = [result.config for result in results]
     return pd.DataFrame(
         [
             {
                 "part": name,
+                "what": WORDS[name],
                 "runs": sum(run.resolved() in have for run in runs),
                 "planned": len(runs),
             }
@@ -112,12 +130,22 @@ def at_round(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
     """Accuracies of the runs with logged settings after so many rounds, mean over seeds.
 
     Returns:
-        dataset, alpha, method, stage, accuracy (percent, all clients, pooled), logged (NaN: not).
+        dataset, alpha, method, round, stage, accuracy (percent, all clients, pooled), logged (NaN:
+        not).
     """
-    table = compare_logged(as_logged(results)).query("round == @round_")
-    return table.rename(columns={"mean": "accuracy"})[
-        [*CELL, "method", "stage", "accuracy", "logged"]
-    ]
+    return _accuracies(results).query("round == @round_")
+
+
+def at_last(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Like `at_round`, in the last round of each run."""
+    table = _accuracies(results)
+    last = table.groupby([*CELL, "method"])["round"].transform("max")
+    return table[table["round"] == last]
+
+
+def _accuracies(results: Sequence[RunResult]) -> pd.DataFrame:
+    table = compare_logged(as_logged(results)).rename(columns={"mean": "accuracy"})
+    return table[[*CELL, "method", "round", "stage", "accuracy", "logged"]]
 
 
 def main_table(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
@@ -125,7 +153,7 @@ def main_table(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
 
     All clients, pooled, after `round_` rounds, mean over seeds; before local training, and of
     FedAvg `+ fine-tuning` after it. A dash: not run, or in brackets, not logged. The rows are in
-    the order of their mean place in the columns that they have, from best to worst.
+    the order of the first column, those without it in that of the next.
     """
     table = at_round(results, round_).query("stage == 'before' or method == 'fedavg'")
     titles = table["method"].map(title_of)
@@ -137,11 +165,14 @@ def main_table(results: Sequence[RunResult], round_: int = 100) -> pd.DataFrame:
             for row in table.itertuples()
         ],
     )
-    places = table.groupby("column")["accuracy"].rank(ascending=False, pct=True)
-    order = places.groupby(table["row"]).mean().sort_values(kind="stable").index
     planned = [f"{run.dataset} {run.alpha:g}" for run in grid(PRESET, methods=["fedavg"])]
-    cells = table.pivot(index="row", columns="column", values="cell").loc[order]
-    cells = cells[[name for name in planned if name in cells]].fillna("-")
+    columns = [name for name in planned if name in set(table["column"])]
+    cells, numbers = (
+        table.pivot(index="row", columns="column", values=name)[columns]
+        for name in ("cell", "accuracy")
+    )
+    if columns:
+        cells = cells.loc[numbers.sort_values(columns, ascending=False).index].fillna("-")
     return cells.rename_axis(index="method", columns=None).reset_index()
 
 
@@ -149,9 +180,9 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
     """Which FedOBP gives the 50.37 that Table 1 prints for CIFAR-100 at alpha 0.1?
 
     Returns:
-        One row a run and evaluation: method, title, settings, round, before, after (percent, all
-        clients, pooled; `after` is of the last round), logged (before, of the run with these
-        settings), logged_as (which run that is), printed (of Table 1).
+        One row a run and evaluation: method, title, what (which FedOBP), settings, round, before,
+        after (percent, all clients, pooled; `after` is of the last round), logged and logged_after
+        (of the run with these settings), logged_as (which run that is), printed (of Table 1).
     """
     runs = [r for r in results if r.config.dataset == "cifar100" and r.config.alpha == 0.1]
     printed = published_accuracy().query("dataset == 'cifar100' and alpha == 0.1")
@@ -167,22 +198,35 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
         every = result.history.query("scope == 'all' and average == 'pooled'")
         wide = every.pivot(index="round", columns="stage", values="accuracy")
         for round_, values in wide.iterrows():
-            theirs, which = np.nan, ""
+            theirs, tuned, which = np.nan, np.nan, ""
             if _is_as_logged(result) and (method, round_, "before") in main.index:
                 theirs, which = main[method, round_, "before"], "main run"
+                tuned = main.get((method, round_, "after"), np.nan)
             elif method == "fedobp" and result.config.settings["score"] == "saliency":
                 theirs, which = ablation.get(round_, np.nan), "ablation"
             rows.append(
                 {
                     "method": method,
                     "title": METHODS[method].title,
+                    "what": _which(result),
                     "settings": own_settings(result.config),
                     "round": round_,
                     "before": values["before"],
                     "after": values.get("after", np.nan),
                     "logged": theirs,
+                    "logged_after": tuned,
                     "logged_as": which if not np.isnan(theirs) else "",
                     "printed": printed[method],
                 }
             )
     return pd.DataFrame(rows, columns=QUESTION)
+
+
+def _which(result: RunResult) -> str:
+    """Which of the three FedOBPs on CIFAR-100 a run is; of other methods, nothing."""
+    config = result.config
+    for settings, words in zip(CIFAR100, CIFAR100_WORDS, strict=True):
+        same = RunConfig(method="fedobp", dataset="cifar100", settings=settings).resolved()
+        if config.method == "fedobp" and config.settings == same.settings:
+            return words
+    return ""

@@ -15,14 +15,29 @@ from .presets import grid
 
 PRESET = "round100"
 
+# What each part is, as people say it.
+WORDS = {
+    "cifar100": "on CIFAR-100",
+    "mnist-fmnist": "on MNIST and Fashion-MNIST",
+    "cifar10": "on CIFAR-10",
+    "alpha-0.5": "at α = 0.5",
+    "seeds": "with further seeds",
+    "scores": "comparing scores",
+    "momentum-0": "at momentum 0",
+}
+
 # The methods that come first: what they are compared with most.
 FIRST = ("fedavg", "fedobp", "fedper", "local-only", "pfedfda", "fedrep", "lg-fedavg")
 REPEATED = FIRST[:5]
 QUANTILES_TRIED = QUANTILES["quick"]
 
 # FedOBP on CIFAR-100 in three ways: as the authors' main run was, their ablation, and the paper.
+# `CIFAR100_WORDS` says so.
 LOGGED = {"quantile": 0.99505, "score": "saliency", "normalization": "global", "ema": 0.5}
 CIFAR100 = (LOGGED, LOGGED | {"ema": 0.0}, {"quantile": 0.9998})
+CIFAR100_WORDS = (
+    "as in the authors' main run", "as in their ablation", "with Eq. 19's score and Table 5's q",
+)  # fmt: skip
 
 
 def parts() -> dict[str, list[RunConfig]]:

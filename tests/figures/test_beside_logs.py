@@ -60,6 +60,12 @@ def test_nothing_is_cut_off_and_what_is_far_out_stands_at_the_edge_with_its_numb
     assert told == ["-40.0"]
 
 
+def test_what_the_rule_allows_ends_in_sight(table):
+    """In each panel by its own numbers."""
+    mnist, cifar = plot_beside_logs(table[table["difference"] > -40]).axes
+    assert 3.0 < mnist.get_xlim()[1] < 4.0 and 1.5 < cifar.get_xlim()[1] < 2.0
+
+
 def test_without_a_pair_it_says_so(table):
     (axis,) = plot_beside_logs(table[:0]).axes
     assert [text.get_text() for text in axis.texts] == ["nothing to compare yet"]

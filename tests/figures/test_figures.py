@@ -170,6 +170,13 @@ def test_a_logged_curve_ends_where_ours_of_that_panel_does(tmp_path):
         assert [max(line.get_xdata()) for line in dotted] == [length]
 
 
+@pytest.mark.parametrize("theirs", [30.0, 80.0])
+def test_a_logged_curve_is_in_sight_also_where_it_is_far_from_ours(theirs):
+    figure = figures.plot_convergence(lines("fedavg"), behind=lines("fedavg").assign(mean=theirs))
+    low, high = figure.axes[0].get_ylim()
+    assert low < min(theirs, 49) and max(theirs, 51) < high
+
+
 def test_no_two_methods_look_alike():
     looks = [(look["color"], look["ls"]) for look in style.method_style(list(METHODS)).values()]
     assert len(set(looks)) == len(METHODS)

@@ -82,6 +82,26 @@ def test_who_is_best_needs_the_logged_methods_and_most_columns(tmp_path):
     assert found["best-before"] == "undecided"
 
 
+def test_it_is_said_which_few_methods_the_best_is_the_best_of(tmp_path):
+    """A method without every column is not compared, and nobody is to think that it was."""
+    results = [
+        fake_run(tmp_path, value, tuned=value, dataset=dataset, method=method)
+        for method, dataset, value in (
+            ("fedavg", "mnist", 50.0), ("fedobp", "mnist", 60.0), ("fedper", "mnist", 70.0),
+            ("fedavg", "fmnist", 50.0), ("fedobp", "fmnist", 60.0),
+        )
+    ]  # fmt: skip
+    told = claims_table(results, "table", 6).set_index("id")["measured"]
+    for name in ("best-before", "best-after", "close-after"):
+        assert told[name].endswith(
+            "(of those methods alone that have every column: FedAvg, FedOBP)"
+        )
+    every = [fake_run(tmp_path, 50.0, tuned=50.0, method=method) for method in logged_methods()]
+    assert (
+        "alone" not in claims_table(every, "table", 6).set_index("id").loc["best-before"].measured
+    )
+
+
 def test_what_the_log_says_against_a_plain_reading_of_it():
     runs = {}
     with LOG.open() as file:

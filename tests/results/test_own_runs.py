@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.fake_runs import fake_run
 
 from fedobp_lib.paper.logged import logged_accuracy, logged_normalizations
-from fedobp_lib.results.own_runs import agreement, as_logged, beside_logs, cifar100_question
+from fedobp_lib.results.own_runs import (
+    agreement,
+    as_logged,
+    beside_logs,
+    cifar100_question,
+    marked,
+)
 from fedobp_lib.results.own_runs import main_table as table_of
 from fedobp_lib.runs.as_logged import logged_settings
-from fedobp_lib.runs.round100 import CIFAR100
+from fedobp_lib.runs.round100 import CIFAR100, CIFAR100_WORDS
 
 
 def one(folder, accuracy, method, dataset="mnist", rounds=100, tuned=99.0, **config):
@@ -76,11 +83,32 @@ def test_the_main_table_has_ours_and_the_logged_value_in_each_cell(tmp_path):
     assert table.loc["FedOBP", "fmnist 0.1"].startswith("80.00")
 
 
+def test_the_main_table_is_in_the_order_of_its_first_column(tmp_path):
+    """Whatever the others say; methods without it come last, in the order of the next."""
+    runs = [
+        one(tmp_path, 97.0, "fedobp"),
+        one(tmp_path, 98.0, "ffgg"),
+        one(tmp_path, 99.0, "fedobp", "fmnist"),
+        one(tmp_path, 10.0, "ffgg", "fmnist"),
+        one(tmp_path, 20.0, "fedspa", "fmnist"),
+        one(tmp_path, 30.0, "fedala", "fmnist"),
+    ]
+    assert table_of(runs)["method"].to_list() == ["FFGG", "FedOBP", "FedALA", "FedSpa"]
+    assert table_of([]).empty
+
+
+def test_a_star_stands_at_what_is_no_exact_copy():
+    table = pd.DataFrame({"dataset": ["mnist", "cifar10", "cifar100"]})
+    assert marked(table)["dataset"].to_list() == ["mnist", "cifar10*", "cifar100"]
+    assert table["dataset"][1] == "cifar10"
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_each_fedobp_on_cifar100_has_its_own_counterpart(tmp_path, number):
     values = [40.0, 41.0, 42.0, 43.0]
     run = one(tmp_path, values, "fedobp", "cifar100", rounds=400, settings=CIFAR100[number])
     table = cifar100_question([run]).set_index("round")
+    assert set(table["what"]) == {CIFAR100_WORDS[number]}
     assert table["before"].to_list() == values and set(table["printed"]) == {50.37}
     ablation = logged_normalizations().query("dataset == 'cifar100' and normalization == 'global'")
     theirs = {
@@ -89,5 +117,7 @@ def test_each_fedobp_on_cifar100_has_its_own_counterpart(tmp_path, number):
     }
     if number in theirs:
         assert table.loc[400, "logged"] == theirs[number]
+        after = logged("fedobp", "cifar100", "after", 400) if number == 0 else np.nan
+        assert table.loc[400, "logged_after"] == pytest.approx(after, nan_ok=True)
     else:
         assert table["logged"].isna().all() and set(table["logged_as"]) == {""}

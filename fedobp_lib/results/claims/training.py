@@ -17,6 +17,7 @@ from ...paper.logged import logged_accuracy
 from ...paper.published import published_accuracy
 from ...runs.store import RunResult
 from ..tables import accuracies
+from ..titles import title_of
 from .finding import POINT, UNKNOWN, Finding
 
 COLUMNS = 6
@@ -83,7 +84,7 @@ def best_in_most(found: Stages, stage: str) -> Finding:
     if table.empty:
         return UNKNOWN
     best = int((table["fedobp"] == table.max(axis=1)).sum()) if "fedobp" in table else 0
-    told = f"{winners(table)}, of {len(table)}"
+    told = f"{winners(table)}, of {len(table)}{_which(table)}"
     return Finding(told, None if _too_few(table) else best > len(table) / 2)
 
 
@@ -94,6 +95,7 @@ def leads_below_a_point(found: Stages, stage: str) -> Finding:
         return UNKNOWN
     lead = leads(table)
     told = f"leads: median {lead.median():.2f}, at most {lead.max():.2f}, over {len(table)} columns"
+    told += _which(table)
     return Finding(told, None if _too_few(table) else bool(lead.max() < POINT))
 
 
@@ -146,4 +148,15 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _too_few(table: pd.DataFrame) -> bool:
-    return len(table) < COLUMNS or not set(logged_methods()) <= set(table)
+    return len(table) < COLUMNS or not _all_methods(table)
+
+
+def _all_methods(table: pd.DataFrame) -> bool:
+    return set(logged_methods()) <= set(table)
+
+
+def _which(table: pd.DataFrame) -> str:
+    """Which methods were compared, where they are not all that were logged."""
+    if _all_methods(table):
+        return ""
+    return f" (of those methods alone that have every column: {', '.join(map(title_of, table))})"
