@@ -55,8 +55,8 @@ def test_an_nbval_that_hangs_is_asked_once_more(tmp_path):
         "        mark.write_text('')\n"
         "        time.sleep(999)\n"
     )
-    with pytest.warns(UserWarning, match="no answer in 20 s"):
-        code, said = nbval(tmp_path, tmp_path / "test_it.py", answer=20)
+    with pytest.warns(UserWarning, match="no answer in 60 s"):
+        code, said = nbval(tmp_path, tmp_path / "test_it.py", answer=60)
     assert code == 0 and "1 passed" in said
 
 
@@ -112,6 +112,7 @@ def test_a_parameter_that_the_notebook_does_not_have_is_refused(tmp_path):
         papermill.execute_notebook(
             ROOT / "notebooks" / "08_parameter_counts.ipynb", tmp_path / "out.ipynb",
             parameters={"RONDS": 2}, kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+            iopub_timeout=120,
         )  # fmt: skip
     assert caught.value.ename == "UserError"
     assert caught.value.evalue == "unknown parameter 'RONDS'; did you mean 'ROUNDS'?"
@@ -126,7 +127,7 @@ def test_papermill_with_other_parameters_gives_the_runs_own_numbers(tmp_path):
         out,
         parameters={"PRESET": "smoke", "METHODS": ["fedavg", "fedobp"], "SEEDS": [3, 5],
                     "ROUNDS": 2},
-        kernel_name="python3", cwd=str(ROOT), progress_bar=False,
+        kernel_name="python3", cwd=str(ROOT), progress_bar=False, iopub_timeout=120,
     )  # fmt: skip
     table = pd.read_csv(figures_dir("smoke") / "accuracy_before_pooled_best.csv")
     configs = grid("smoke", methods=["fedobp"], seeds=[3, 5], rounds=2)

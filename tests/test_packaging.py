@@ -91,7 +91,11 @@ def test_every_data_file_of_the_package_is_installed():
         folder = ROOT / package.replace(".", "/")
         taken |= {path for pattern in patterns for path in folder.glob(pattern)}
     ours = (ROOT / "fedobp_lib").rglob("*")
-    data = {path for path in ours if path.is_file() and path.suffix not in (".py", ".pyc")}
+    data = {
+        path
+        for path in ours
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
     assert data and data <= taken
 
 

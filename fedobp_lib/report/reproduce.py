@@ -230,6 +230,8 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
             kernel_manager_class=kernel_manager(),
             cwd=str(paths.project_root()),
             progress_bar={"file": sys.stderr, "ncols": 79} if sys.stderr.isatty() else False,
+            # Of outputs that are on their way; the default of 4 s fails on a busy machine.
+            iopub_timeout=120,
             # All outputs are here; a kernel with PyTorch takes a second to end by itself.
             shutdown_kernel="immediate",
             # Kernels warn at every start that they talk over the loopback interface.

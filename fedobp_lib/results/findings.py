@@ -11,7 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 
@@ -75,7 +75,8 @@ def findings() -> list[Finding]:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 99, break_long_words=False, break_on_hyphens=False)
+    fill = partial(textwrap.fill, width=99, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(map(fill, text.split("\n\n")))
 
 
 def _fine_tuned() -> Finding:

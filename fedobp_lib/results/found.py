@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """A heading, its sentences, and where they are shown."""
+    """A heading, its sentences, and where they are shown; an empty line parts paragraphs."""
 
     heading: str
     text: str

@@ -6,6 +6,7 @@ files to that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def beside_the_logs() -> Finding:
     said = "The kept runs are not here."
     if results:
         parts = [*sentences(results), *reasons(results), *missing(results)]
-        said = " ".join([what_ran(results), *parts])
+        said = "\n\n".join([what_ran(results), *parts])
     return Finding("Real images, beside the logs", said, "notebook 14")
 
 
@@ -127,20 +128,21 @@ def _stages(results: Sequence[RunResult]) -> str:
     cells = ["dataset", "alpha", "round"]
     wide = table.pivot(index=cells, columns=["method", "stage"], values="accuracy")
     told = []
-    for words, ours, theirs in (
-        ("both before local training", "before", "before"),
-        ("both after it", "after", "after"),
-        ("FedOBP before less FedAvg after", "before", "after"),
-    ):
-        if {("fedobp", ours), ("fedavg", theirs)} <= set(wide.columns):
-            # Not every run is tested after local training.
-            difference = (wide["fedobp", ours] - wide["fedavg", theirs]).dropna()
-            leads = ", ".join(
-                f"{_cell(dataset, alpha)} {value:+.2f}"
-                for (dataset, alpha, _), value in difference.items()
-            )
-            told += [f"{words}: {leads}"] if leads else []
-    return f"FedOBP less FedAvg in the last round, {'; '.join(told)}." if told else ""
+    for (dataset, alpha, _), row in wide.iterrows():
+        # Not every run is tested after local training.
+        leads = [
+            row.get(("fedobp", ours), math.nan) - row.get(("fedavg", theirs), math.nan)
+            for ours, theirs in (("before", "before"), ("after", "after"), ("before", "after"))
+        ]
+        if not all(map(math.isnan, leads)):
+            values = " / ".join("-" if math.isnan(lead) else f"{lead:+.2f}" for lead in leads)
+            told.append(f"{_cell(dataset, alpha)} {values}")
+    return (
+        "FedOBP less FedAvg in the last round, both before local training / both after it / FedOBP "
+        f"before, FedAvg after: {'; '.join(told)}."
+        if told
+        else ""
+    )
 
 
 def _best(results: Sequence[RunResult]) -> str:
@@ -223,4 +225,4 @@ def missing(results: Sequence[RunResult]) -> list[str]:
 
 
 def _cell(dataset: str, alpha: float) -> str:
-    return f"{starred(dataset)} (α {alpha:g})"
+    return f"{starred(dataset)} α{alpha:g}"

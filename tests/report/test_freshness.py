@@ -10,7 +10,8 @@ from fedobp_lib.report import freshness
 
 def test_the_stamp_names_the_library(tmp_path, monkeypatch):
     package = tmp_path / "package"
-    shutil.copytree(Path(freshness.__file__).parents[1], package)
+    caches = shutil.ignore_patterns("__pycache__")  # others may be writing there
+    shutil.copytree(Path(freshness.__file__).parents[1], package, ignore=caches)
     monkeypatch.setattr(freshness, "__file__", str(package / "report" / "freshness.py"))
     notebook = ROOT / "notebooks" / "02_accuracy_tables.ipynb"
 

@@ -93,8 +93,10 @@ def test_runs_that_are_not_understood_are_passed_over():
     """Of a data set that is not here any more, and of a version with other fields."""
     finished("fedobp", Rate(1e-3, 1e-4))
     for change in ({"dataset": "own"}, {"later_field": 1}):
+        before = {path.parent for path in runs_dir().glob("*/config.json")}
         finished("fedavg", Rate(1e-3, 1e-4))
-        path = max(runs_dir().glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns)
+        newest = {path.parent for path in runs_dir().glob("*/config.json")} - before
+        (path,) = (folder / "config.json" for folder in newest)
         path.write_text(json.dumps({"config": json.loads(path.read_text())["config"] | change}))
     known = estimate.finished_rates(torch.device("cpu"), WORK)
     assert [list(methods) for methods in known.values()] == [["fedobp"]]

@@ -121,6 +121,6 @@ def test_a_lost_lease_ends_the_run_and_its_checkpoint_stays(monkeypatch):
 
     runs = runs_dir()
     with pytest.raises(UserError, match="taken over"):
-        run(RunConfig(**TINY), on_round=lose, checkpoint_seconds=0)
+        run(RunConfig(**TINY | {"rounds": 20}), on_round=lose, checkpoint_seconds=0)
     (folder,) = runs.iterdir()
     assert not (folder / "summary.json").exists() and (folder / "checkpoint.pt").exists()

@@ -253,6 +253,7 @@ def test_a_run_that_another_process_computes_is_waited_for(connected, told):
 
     holder = threading.Thread(target=hold)
     holder.start()
+    wait_for(lambda: owner(runs_dir() / busy))
     done = sweep(runs, engine="ray", progress=False)
     holder.join()
     assert len(done.results) == 2
@@ -274,10 +275,11 @@ def started(*more):
 def test_who_is_stopped_leaves_checkpoints_and_no_process(cluster, told, monkeypatch, number, code):
     if number == signal.SIGINT:  # which does not wait for one
         monkeypatch.setenv("FEDOBP_CHECKPOINT_SECONDS", "0")
-    process = started("--rounds", "15")
-    wait_for(owners)
-    worker = owners()[0]
-    time.sleep(2.0)
+    process = started("--rounds", "60")
+    found = []
+    wait_for(lambda: found.extend(owners()) or found)
+    worker = found[0]
+    time.sleep(0.5)  # into a round; not so long that the run ends
     process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == code and out == "", err
@@ -287,7 +289,7 @@ def test_who_is_stopped_leaves_checkpoints_and_no_process(cluster, told, monkeyp
     if number == signal.SIGTERM:
         (checkpoint,) = runs_dir().glob("*/checkpoint.pt")
         reached = torch.load(checkpoint, weights_only=True)["round"]
-        runs = dict(zip(run_ids(configs(15)), configs(15), strict=True))
+        runs = dict(zip(run_ids(configs(60)), configs(60), strict=True))
         sweep([runs[checkpoint.parent.name]], engine="ray", progress=False)
         assert next(event.round for event in told if event.kind == "round") == reached
 

@@ -205,8 +205,11 @@ def test_two_sweeps_over_one_grid_share_the_work(elsewhere, killed):
     both = [started(command) for _ in range(2)]
     if killed:
         while len(list(runs_dir().glob("*/.lease"))) < 2:
+            assert all(process.poll() is None for process in both)
             time.sleep(0.02)
-        both.pop().kill()
+        gone = both.pop()
+        gone.kill()
+        gone.communicate()  # else it stays in the table of processes, as if it lived
     told = [process.communicate()[1] for process in both]
     assert {process.returncode for process in both} == {0}, told
     assert numbers(sweep(configs(6), progress=False).results) == elsewhere(configs(6))

@@ -90,11 +90,14 @@ def test_a_case_that_fails_is_a_row_and_the_next_one_is_asked(benchmark, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("code", "fault"),
-    [("import os; os.abort()", "ended with code"), ("import time; time.sleep(60)", "not done in")],
+    ("code", "seconds", "fault"),
+    [
+        ("import os; os.abort()", 60, "ended with code"),
+        ("import time; time.sleep(60)", 2, "not done in"),
+    ],
 )
-def test_a_part_that_dies_or_hangs_is_a_row(benchmark, tmp_path, code, fault):
-    benchmark.run_part("graphs", [sys.executable, "-c", code], tmp_path, CPU, seconds=2)
+def test_a_part_that_dies_or_hangs_is_a_row(benchmark, tmp_path, code, seconds, fault):
+    benchmark.run_part("graphs", [sys.executable, "-c", code], tmp_path, CPU, seconds=seconds)
     [row] = table(tmp_path, "graphs")
     assert fault in row["fault"] and row["device"]
     assert benchmark.summary(["graphs"], tmp_path) == 1
