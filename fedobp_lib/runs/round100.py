@@ -8,6 +8,7 @@ and Table 8 can be told apart.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config import RunConfig
 from .experiments import QUANTILES, score_runs
@@ -34,7 +35,7 @@ QUANTILES_TRIED = QUANTILES["quick"]
 # FedOBP on CIFAR-100 in three ways: as the authors' main run was, their ablation, and the paper.
 # `CIFAR100_WORDS` says so.
 LOGGED = {"quantile": 0.99505, "score": "saliency", "normalization": "global", "ema": 0.5}
-CIFAR100 = (LOGGED, LOGGED | {"ema": 0.0}, {"quantile": 0.9998})
+CIFAR100: tuple[dict[str, Any], ...] = (LOGGED, LOGGED | {"ema": 0.0}, {"quantile": 0.9998})
 CIFAR100_WORDS = (
     "as in the authors' main run", "as in their ablation", "with Eq. 19's score and Table 5's q",
 )  # fmt: skip
