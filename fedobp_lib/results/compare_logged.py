@@ -25,8 +25,8 @@ RULE_LOGGED = (
     "the binomial deviation of a test with that many samples, and the deviation of our runs over "
     "seeds, for which one percentage point stands in where there is one seed. "
     "differs: it does not. "
-    "Where the authors logged a configuration several times, the latest run counts. "
-    "not logged: the logs have no such number."
+    "not logged: the logs have no such number. "
+    "Where the authors logged a configuration several times, the latest run counts."
 )
 ONE_SEED = 1.0  # percentage points, for an unknown deviation over seeds
 COLUMNS = (

@@ -92,8 +92,8 @@ def _agreement(results: Sequence[RunResult]) -> str:
     far = _far(exact)["method"].map(title_of).unique()
     return (
         f"Of {pairs} evaluations on exact data that have a logged counterpart, {agree} agree with "
-        f"it. The rule is wide: it allows {span} points, nearly all of them for an assumed spread "
-        f"of {ONE_SEED:g} point over seeds, as most were run with one. The median distance: "
+        f"it. The rule is wide: it allows {span} points, nearly all of them for a spread of "
+        f"{ONE_SEED:g} point over seeds, assumed where one was run. The median distance: "
         f"{medians}; over a point away: {', '.join(far) or 'none'}."
     )
 

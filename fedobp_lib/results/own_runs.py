@@ -194,7 +194,7 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
     ablation = ablation.set_index("round")["accuracy"]
     rows = []
     for result in runs:
-        method = result.config.method
+        method, what = result.config.method, _which(result)
         every = result.history.query("scope == 'all' and average == 'pooled'")
         wide = every.pivot(index="round", columns="stage", values="accuracy")
         for round_, values in wide.iterrows():
@@ -208,7 +208,7 @@ def cifar100_question(results: Sequence[RunResult]) -> pd.DataFrame:
                 {
                     "method": method,
                     "title": METHODS[method].title,
-                    "what": _which(result),
+                    "what": what,
                     "settings": own_settings(result.config),
                     "round": round_,
                     "before": values["before"],
